@@ -1,0 +1,41 @@
+"""minifocal: FocalNet in NumPy and CuPy, every gradient written by hand.
+
+    import minifocal as mf
+
+    model = mf.FocalNet.build(image_size=32, patch_size=4, hidden_size=64, num_classes=10)
+    logits, cache = model.forward(images)                        # (B, 3, 32, 32) -> (B, 10)
+    loss, loss_cache = mf.cross_entropy_forward(logits, labels)
+    dimages = model.backward(mf.cross_entropy_backward(loss_cache), cache)
+
+Shape letters, the same in every file: B batch, H and W height and width of the token grid, C channels of a token,
+L focal levels, k kernel size, P patch size, N classes, T = H*W tokens. Maps are channels-last, (B, H, W, C);
+images enter channels-first, (B, Cin, H, W), in pixels.
+
+Where to start reading: `functional/layer_norm.py` for one operation and its way back, then
+`functional/context.py`, `layers/focal_context.py`, `models/modulation.py`, `models/block.py`, `models/focalnet.py`.
+"""
+
+from minifocal.arrays import as_numpy, get_array_module, to_device
+from minifocal.errors import InputError
+from minifocal.functional.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from minifocal.gradcheck import check_gradients, check_layer
+from minifocal.models.config import FocalNetConfig
+from minifocal.models.focalnet import FocalNet
+from minifocal.models.zoo import create_model, list_models
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FocalNet",
+    "FocalNetConfig",
+    "InputError",
+    "as_numpy",
+    "check_gradients",
+    "check_layer",
+    "create_model",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "get_array_module",
+    "list_models",
+    "to_device",
+]

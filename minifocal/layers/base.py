@@ -1,0 +1,136 @@
+"""What every layer is: parameters with a name, a forward pass, and a backward pass that adds to their gradients."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from minifocal.arrays import Array, Generator, get_array_module, to_device
+from minifocal.errors import InputError
+from minifocal.ops import REFERENCE, Ops
+
+
+class Parameter:
+    """A learned array and the gradient of the loss by it.
+
+    Attributes:
+        data: the values.
+        grad: same shape and dtype. Backward passes add to it; `zero_grad` clears it.
+    """
+
+    def __init__(self, data: Array) -> None:
+        self.data = data
+        # Zeros, not `zeros_like`: the system maps them without touching memory until they are used.
+        self.grad = get_array_module(data).zeros(data.shape, dtype=data.dtype)
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={tuple(self.data.shape)}, dtype={self.data.dtype})"
+
+
+class Layer:
+    """Base of all layers and models.
+
+    A layer holds parameters and other layers as plain attributes; their names are the attributes' names, joined by
+    dots, and lists number their items. It stores nothing of a pass: `forward` returns a cache beside its output,
+    and `backward` takes it back.
+
+        y, cache = layer.forward(x, rng)     # rng=None: inference, nothing is dropped
+        dx = layer.backward(dy, cache)       # and each Parameter.grad has grown by its gradient
+
+    Attributes:
+        ops: the table of operations it computes with.
+        inline: its parts appear under its parent's name, not under its own. Published weights know no level
+            of names there.
+    """
+
+    inline = False
+
+    def __init__(self, ops: Ops = REFERENCE) -> None:
+        self.ops = ops
+
+    def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, Any]:
+        """Compute y and the cache that `backward` needs."""
+        raise NotImplementedError
+
+    def backward(self, dy: Array, cache: Any) -> Array:
+        """Give dx, the gradient by x, and add to the gradient of every parameter."""
+        raise NotImplementedError
+
+    def __call__(self, x: Array) -> Array:
+        """Infer: y alone; nothing is dropped, no cache is kept."""
+        return self.forward(x)[0]
+
+    def children(self) -> Iterator[tuple[str, "Layer"]]:
+        """Go through the layers held directly, with their names, in the order in which they were set."""
+        for name, part in self._parts():
+            if isinstance(part, Layer):
+                yield name, part
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Go through all parameters, with their dotted names, in the order in which they were set."""
+        for name, part in self._parts():
+            if isinstance(part, Parameter):
+                yield prefix + name, part
+            else:
+                yield from part.named_parameters(prefix if part.inline else f"{prefix}{name}.")
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Go through all parameters."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def count_parameters(self) -> int:
+        """Count the learned numbers."""
+        return sum(parameter.data.size for parameter in self.parameters())
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero: backward passes only ever add."""
+        for parameter in self.parameters():
+            parameter.grad[...] = 0
+
+    def to_device(self, device: str) -> None:
+        """Move every parameter and its gradient to "cpu", "cuda" or "cuda:N"."""
+        for parameter in self.parameters():
+            parameter.data = to_device(parameter.data, device)
+            parameter.grad = to_device(parameter.grad, device)
+
+    def state_dict(self) -> dict[str, Array]:
+        """Give the values of all parameters by name: the arrays themselves, not copies."""
+        return {name: parameter.data for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Copy values into all parameters, strictly: nothing is changed unless everything fits.
+
+        Raises:
+            InputError: a name is missing or unknown, or a shape or dtype differs; the message lists them.
+        """
+        own = dict(self.named_parameters())
+        problems = [f"missing {name}" for name in own.keys() - state.keys()]
+        problems += [f"unknown {name}" for name in state.keys() - own.keys()]
+        for name in own.keys() & state.keys():
+            have, got = own[name].data, state[name]
+            if have.shape != got.shape or have.dtype != got.dtype:
+                problems.append(
+                    f"{name} is {tuple(have.shape)} {have.dtype} here and {tuple(got.shape)} {got.dtype} there"
+                )
+        if problems:
+            shown = "; ".join(sorted(problems)[:6])
+            more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
+            raise InputError(f"these weights are of another network: {shown}{more}")
+        for name, parameter in own.items():
+            xp = get_array_module(parameter.data)
+            parameter.data[...] = xp.asarray(state[name])
+
+    def describe(self) -> dict[str, Any]:
+        """Give what it takes to build this layer again, for a checkpoint: plain numbers and strings."""
+        return {}
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        """The parameters and layers set as attributes, items of lists included."""
+        for name, value in vars(self).items():
+            yield from _named(name, value)
+
+
+def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Parameter | Layer):
+        yield name, value
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _named(f"{name}.{index}", item)

@@ -1,0 +1,45 @@
+"""DropPath and Dropout: rates, no parameters."""
+
+from minifocal.arrays import Array, Generator
+from minifocal.errors import InputError
+from minifocal.functional.drop_path import DropCache
+from minifocal.layers.base import Layer
+from minifocal.ops import REFERENCE, Ops
+
+
+class DropPath(Layer):
+    """Drop a whole residual branch for some samples of a batch, while training.
+
+    Args:
+        rate: probability of dropping, in [0, 1).
+    Raises:
+        InputError: a rate outside [0, 1).
+    """
+
+    def __init__(self, rate: float, *, ops: Ops = REFERENCE) -> None:
+        super().__init__(ops)
+        if not 0.0 <= rate < 1.0:
+            raise InputError(f"a drop rate must lie in [0, 1), got {rate}")
+        self.rate = rate
+
+    def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, DropCache]:
+        """Drop by one draw a sample; without an rng nothing is dropped."""
+        y, cache = self.ops.drop_path.forward(x, self.rate, rng)
+        return y, cache
+
+    def backward(self, dy: Array, cache: DropCache) -> Array:
+        """Give dx: zero where the branch was dropped."""
+        return self.ops.drop_path.backward(dy, cache)
+
+
+class Dropout(DropPath):
+    """Drop single values, while training. Arguments and errors as for DropPath."""
+
+    def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, DropCache]:
+        """Drop by one draw a value; without an rng nothing is dropped."""
+        y, cache = self.ops.dropout.forward(x, self.rate, rng)
+        return y, cache
+
+    def backward(self, dy: Array, cache: DropCache) -> Array:
+        """Give dx: zero where the value was dropped."""
+        return self.ops.dropout.backward(dy, cache)

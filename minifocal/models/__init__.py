@@ -1,0 +1,1 @@
+"""Networks: configuration, modulations, block and stage, FocalNet, the published variants."""

@@ -1,0 +1,214 @@
+"""FocalNetConfig: every number that shapes a network, checked once, when it is made."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from minifocal.errors import InputError
+from minifocal.layers.mlp import ACTIVATIONS
+
+FOCAL, SIGMOID_GATE, BOX_MEAN = "focal", "sigmoid_gate", "box_mean"
+MODULATION_NAMES = (FOCAL, SIGMOID_GATE, BOX_MEAN)
+PAD_MODES = ("floor", "pad")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocalNetConfig:
+    """The shape of a network. Defaults are the official constructor's.
+
+    Attributes:
+        image_size: height and width of the images in pixels, or one number for both. The network takes any size;
+            this one counts multiply-adds and is checked against patch_size.
+        patch_size: P, the stem's patch and stride in pixels.
+        in_chans: channels of an image.
+        num_classes: N outputs; 0 leaves the classifier away and gives the pooled features.
+        embed_dim: C of the first stage; every stage doubles it.
+        depths: blocks of each stage.
+        mlp_ratio: hidden channels of an MLP by C, rounded down.
+        mlp_act: "gelu" (by erf) or "gelu_pytorch_tanh".
+        drop_rate: dropout behind the stem, the modulation and in the MLP.
+        drop_path_rate: of the last block; it grows from 0 at the first.
+        patch_norm: LayerNorm behind the stem's projection.
+        focal_levels: L of each stage.
+        focal_windows: kernel of the first level, by stage (for "box_mean" the window of its means).
+        focal_factor: by how much the kernel grows from level to level.
+        use_conv_embed: overlapping patches: stem 7x7 stride 4, downsampling 3x3 stride 2. The stem's patch_size
+            is then not used, as in the official code.
+        use_layerscale, layerscale_value: a learned factor a channel on both branches, and where it starts.
+        use_postln: LayerNorm behind a branch and not before it.
+        use_postln_in_modulation: LayerNorm before the modulation's last projection ("focal" only).
+        normalize_modulator: divide the aggregate by L + 1 ("focal" only).
+        ln_eps: added to the variance of every LayerNorm.
+        pad_mode: what happens to pixels that fill no patch: "floor" leaves them out (official, timm), "pad" adds
+            zeros (Hugging Face).
+        modulation: "focal", "sigmoid_gate" or "box_mean".
+    Raises:
+        InputError: values that make no network; the message says which and what would.
+    """
+
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 4
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    mlp_ratio: float = 4.0
+    mlp_act: str = "gelu"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.1
+    patch_norm: bool = True
+    focal_levels: tuple[int, ...] = (2, 2, 2, 2)
+    focal_windows: tuple[int, ...] = (3, 3, 3, 3)
+    focal_factor: int = 2
+    use_conv_embed: bool = False
+    use_layerscale: bool = False
+    layerscale_value: float = 1e-4
+    use_postln: bool = False
+    use_postln_in_modulation: bool = False
+    normalize_modulator: bool = False
+    ln_eps: float = 1e-5
+    pad_mode: str = "floor"
+    modulation: str = FOCAL
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "focal_levels", "focal_windows"):
+            object.__setattr__(self, name, _integers(name, getattr(self, name)))
+        if isinstance(self.image_size, list | tuple):
+            object.__setattr__(self, "image_size", _integers("image_size", self.image_size))
+        self._check_numbers()
+        self._check_stages()
+        self._check_modulation()
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """C of each stage."""
+        return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
+
+    def kernel_sizes(self, stage: int) -> tuple[int, ...]:
+        """Give k of each level of a stage."""
+        window = self.focal_windows[stage]
+        return tuple(window + self.focal_factor * level for level in range(self.focal_levels[stage]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all fields, as JSON can hold them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FocalNetConfig":
+        """Make a configuration of named fields.
+
+        Raises:
+            InputError: a name that is no field, or a value that makes no network.
+        """
+        check_option_names(values, [field.name for field in fields(cls)])
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Write all fields as JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "FocalNetConfig":
+        """Read what `to_json` wrote. Raises InputError as from_dict does, and where the text is no JSON object."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"a network's configuration must be JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise InputError(f"a network's configuration must be a JSON object, got {type(values).__name__}")
+        return cls.from_dict(values)
+
+    def _check_numbers(self) -> None:
+        for name in ("patch_size", "in_chans", "embed_dim"):
+            _check(name, getattr(self, name), _is_int(getattr(self, name), 1), "an integer of at least 1")
+        _check(
+            "num_classes",
+            self.num_classes,
+            _is_int(self.num_classes, 0),
+            "an integer of at least 0 (0: none)",
+        )
+        _check("focal_factor", self.focal_factor, _is_int(self.focal_factor, 0), "an integer of at least 0")
+        hw = len(self.image_hw) == 2 and all(_is_int(n, 1) for n in self.image_hw)
+        _check("image_size", self.image_size, hw, "one or two integers of at least 1")
+        if not self.use_conv_embed and min(self.image_hw) < self.patch_size and self.pad_mode == "floor":
+            raise InputError(
+                f"image_size {self.image_size} is smaller than one patch of {self.patch_size} pixels; "
+                "give a smaller patch_size"
+            )
+        _check("mlp_ratio", self.mlp_ratio, int(self.embed_dim * self.mlp_ratio) >= 1, "at least 1/embed_dim")
+        _check("ln_eps", self.ln_eps, self.ln_eps > 0, "above 0")
+        for name in ("drop_rate", "drop_path_rate"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
+        _check("mlp_act", self.mlp_act, self.mlp_act in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
+        _check("pad_mode", self.pad_mode, self.pad_mode in PAD_MODES, f"one of {', '.join(PAD_MODES)}")
+
+    def _check_stages(self) -> None:
+        _check("depths", self.depths, len(self.depths) > 0, "at least one stage")
+        _check("depths", self.depths, min(self.depths) >= 1, "at least one block in every stage")
+        for name in ("focal_levels", "focal_windows"):
+            values = getattr(self, name)
+            expected = f"one value for each of {len(self.depths)} stages"
+            _check(name, values, len(values) == len(self.depths), expected)
+        _check("focal_levels", self.focal_levels, min(self.focal_levels) >= 0, "at least 0 in every stage")
+        _check("focal_windows", self.focal_windows, min(self.focal_windows) >= 1, "at least 1 in every stage")
+
+    def _check_modulation(self) -> None:
+        names = ", ".join(MODULATION_NAMES)
+        _check("modulation", self.modulation, self.modulation in MODULATION_NAMES, f"one of {names}")
+        if self.modulation != BOX_MEAN:
+            for stage in range(len(self.depths)):
+                kernels = self.kernel_sizes(stage)
+                odd = all(k % 2 for k in kernels)
+                _check("focal_windows", self.focal_windows, odd, f"odd kernels, but stage {stage} has {kernels}")
+        if self.modulation == FOCAL:
+            return
+        for name in ("use_postln_in_modulation", "normalize_modulator"):
+            _check(name, getattr(self, name), not getattr(self, name), 'False unless modulation is "focal"')
+        _check(
+            "focal_levels",
+            self.focal_levels,
+            min(self.focal_levels) >= 1,
+            f"at least 1 for {self.modulation}",
+        )
+        check_divisible(self, self.image_hw)
+
+
+def check_divisible(config: FocalNetConfig, image_hw: tuple[int, int]) -> None:
+    """Refuse images that the seed's networks cannot cut into whole patches; the published one drops the rest.
+
+    Raises:
+        InputError: the height or the width is no multiple of patch_size.
+    """
+    exempt = config.modulation == FOCAL or config.use_conv_embed or config.pad_mode == "pad"
+    if not exempt and any(n % config.patch_size for n in image_hw):
+        raise InputError(
+            f"images of {image_hw[0]} x {image_hw[1]} pixels do not divide into patches of {config.patch_size}; "
+            'crop or resize them, choose another patch_size, or set pad_mode="pad"'
+        )
+
+
+def check_option_names(given: Any, known: list[str]) -> None:
+    """Refuse names of options that do not exist, and list those that do."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputError(f"unknown option {', '.join(unknown)}; the options are {', '.join(known)}")
+
+
+def _check(name: str, value: Any, good: bool, expected: str) -> None:
+    if not good:
+        raise InputError(f"{name} must be {expected}, got {value!r}")
+
+
+def _is_int(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _integers(name: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple) or not all(_is_int(v, -(2**31)) for v in values):
+        raise InputError(f"{name} must be a tuple of integers, got {values!r}")
+    return tuple(values)
