@@ -22,10 +22,15 @@ from minifocal.gradcheck import check_gradients, check_layer
 from minifocal.models.config import FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model, list_models
+from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
+from minifocal.training.optim import SGD, AdamW
+from minifocal.training.trainer import train_step
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "SGD",
+    "AdamW",
     "FocalNet",
     "FocalNetConfig",
     "InputError",
@@ -37,5 +42,8 @@ __all__ = [
     "cross_entropy_forward",
     "get_array_module",
     "list_models",
+    "load_checkpoint",
+    "save_checkpoint",
     "to_device",
+    "train_step",
 ]

@@ -152,7 +152,13 @@ def float32_linspace(stop: float, count: int) -> list[float]:
 
 
 def random_generator(*seed: int) -> Generator:
-    """Make the generator that all randomness of this package comes from: the same seeds, the same draws."""
+    """Make the generator that all randomness of this package comes from: the same seeds, the same draws.
+
+    Raises:
+        InputError: a negative seed.
+    """
+    if min(seed) < 0:
+        raise InputError(f"a seed must be an integer of at least 0, got {min(seed)}")
     return np.random.default_rng(list(seed))
 
 

@@ -13,13 +13,27 @@ class CrossEntropyCache(NamedTuple):
     targets: Array  # (B, N) smoothed one-hot labels
 
 
+def log_softmax(logits: Array) -> Array:
+    """Logarithm of the softmax over the last axis: logits - log sum_n exp(logits[n]).
+
+    The logits are shifted by their largest first, which changes nothing but keeps exp from overflowing.
+
+    Args:
+        logits: (..., N), float.
+    Returns:
+        (..., N), dtype of logits; its exp sums to 1.
+    """
+    xp = get_array_module(logits)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+
+
 def cross_entropy_forward(
     logits: Array, labels: Array, label_smoothing: float = 0.0
 ) -> tuple[Array, CrossEntropyCache]:
     """Mean over the batch of -sum_n targets[n] log softmax(logits)[n].
 
-    targets = (1 - s) one_hot(label) + s/N, s the label smoothing. The logits are shifted by their largest
-    first, which changes nothing but keeps exp from overflowing.
+    targets = (1 - s) one_hot(label) + s/N, s the label smoothing.
 
     Args:
         logits: (B, N), float.
@@ -46,8 +60,7 @@ def cross_entropy_forward(
             f"cross_entropy: labels must lie in 0..{N - 1}, one for each of {N} logits, got "
             f"{labels.min()}..{labels.max()}; build the network with more classes, or relabel"
         )
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+    log_probabilities = log_softmax(logits)
     one_hot = (labels[:, None] == xp.arange(N)).astype(logits.dtype)
     targets = (1.0 - label_smoothing) * one_hot + label_smoothing / N
     loss = -(targets * log_probabilities).sum(axis=1).mean()

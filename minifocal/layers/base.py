@@ -95,28 +95,33 @@ class Layer:
         """Give the values of all parameters by name: the arrays themselves, not copies."""
         return {name: parameter.data for name, parameter in self.named_parameters()}
 
-    def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Copy values into all parameters, strictly: nothing is changed unless everything fits.
+    def check_state_dict(self, state: dict[str, Array]) -> None:
+        """Refuse values that are not exactly those of this layer's parameters.
 
         Raises:
             InputError: a name is missing or unknown, or a shape or dtype differs; the message lists them.
         """
-        own = dict(self.named_parameters())
+        own = self.state_dict()
         problems = [f"missing {name}" for name in own.keys() - state.keys()]
         problems += [f"unknown {name}" for name in state.keys() - own.keys()]
         for name in own.keys() & state.keys():
-            have, got = own[name].data, state[name]
-            if have.shape != got.shape or have.dtype != got.dtype:
-                problems.append(
-                    f"{name} is {tuple(have.shape)} {have.dtype} here and {tuple(got.shape)} {got.dtype} there"
-                )
+            here, there = (f"{tuple(array.shape)} {array.dtype}" for array in (own[name], state[name]))
+            if here != there:
+                problems.append(f"{name} is {here} here and {there} there")
         if problems:
             shown = "; ".join(sorted(problems)[:6])
             more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
             raise InputError(f"these weights are of another network: {shown}{more}")
-        for name, parameter in own.items():
-            xp = get_array_module(parameter.data)
-            parameter.data[...] = xp.asarray(state[name])
+
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Copy values into all parameters; nothing is changed unless everything fits.
+
+        Raises:
+            InputError: as check_state_dict.
+        """
+        self.check_state_dict(state)
+        for name, parameter in self.named_parameters():
+            parameter.data[...] = get_array_module(parameter.data).asarray(state[name])
 
     def describe(self) -> dict[str, Any]:
         """Give what it takes to build this layer again, for a checkpoint: plain numbers and strings."""

@@ -1,6 +1,6 @@
 """FocalNet: stem, stages, norm, mean over the map, classifier."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from minifocal.arrays import FLOAT_DTYPES, Array, Generator, check_images, device_of, float32_linspace
 from minifocal.errors import InputError
@@ -44,6 +44,17 @@ class FocalNetCache(NamedTuple):
     def modulators(self) -> list[list[Array]]:
         """The modulator of each block of each stage: (B, H, W, C)."""
         return [[block.modulation.modulator for block in stage.blocks] for stage in self.layers]
+
+
+class SavedNetwork(Protocol):
+    """What `FocalNet.from_checkpoint` asks of a checkpoint."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What `FocalNet.describe` gave."""
+
+    def restore(self, model: Layer) -> None:
+        """Copy the saved weights into a model."""
 
 
 class FocalNet(Layer):
@@ -148,6 +159,24 @@ class FocalNet(Layer):
             modulation=modulation,
         )
         return cls(config, seed=seed, init=init, dtype=dtype, device=device, ops=ops)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: "SavedNetwork", *, device: str = "cpu", ops: str = "auto") -> "FocalNet":
+        """Build the network that a checkpoint describes, with its weights.
+
+            model = mf.FocalNet.from_checkpoint(mf.load_checkpoint("runs/digits/best.safetensors"))
+
+        Raises:
+            InputError: the checkpoint describes no FocalNet, or holds other weights than it describes.
+        """
+        description = checkpoint.description
+        if description.get("architecture") != "FocalNet":
+            raise InputError(f"the checkpoint is of a {description.get('architecture')!r}, expected a FocalNet")
+        config = FocalNetConfig.from_dict(description["config"])
+        model = cls(config, init="zeros", dtype=description["dtype"], ops=ops)
+        checkpoint.restore(model)
+        model.to_device(device)
+        return model
 
     @classmethod
     def build_backbone(cls, **options: Any) -> "FocalNet":

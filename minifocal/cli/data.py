@@ -1,0 +1,39 @@
+"""`minifocal data`: public datasets for offline use."""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minifocal.cli.common import on_terminal
+from minifocal.data.download import PUBLIC, cache_folder, fetch
+
+HELP = "fetch public datasets into a folder, for offline use"
+EXAMPLE = "minifocal data fetch mnist"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `fetch` and its datasets."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    action = actions.add_parser("fetch", help="download, check and unpack", epilog=f"example: {EXAMPLE}")
+    action.add_argument("names", nargs="+", choices=sorted(PUBLIC), metavar="NAME", help=", ".join(sorted(PUBLIC)))
+    action.add_argument("--folder", type=Path, help=f"where to (default: {cache_folder()})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Download what is not there yet, with a bar a file."""
+    for name in args.names:
+        bars: dict[str, tqdm] = {}
+
+        def progress(file: str, done: int, total: int | None, bars: dict[str, tqdm] = bars) -> None:
+            if file not in bars:
+                bars[file] = tqdm(desc=file, total=total, unit="B", unit_scale=True, disable=not on_terminal())
+            bars[file].update(done - bars[file].n)
+
+        try:
+            folder = fetch(name, args.folder, progress)
+        finally:
+            for bar in bars.values():
+                bar.close()
+        print(f"{name}: {folder}")
+    return 0

@@ -1,0 +1,105 @@
+"""What `train` does with each dataset when nothing else is asked for: a network that fits and how to train it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from minifocal.data.dataset import Dataset
+from minifocal.models.config import FOCAL, FocalNetConfig
+from minifocal.models.focalnet import FocalNet
+from minifocal.training.augment import Augmentation
+from minifocal.training.trainer import TrainConfig
+
+
+@dataclass(frozen=True)
+class Network:
+    """A small network, in the seed's words; one number of layers a stage."""
+
+    patch_size: int
+    hidden_size: int
+    layers: tuple[int, ...]
+    focal_levels: int = 2
+    focal_kernel: int = 3
+    mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.05
+    init: str = "lecun"
+
+    def build(self, modulation: str, data: Dataset, **options: Any) -> FocalNet:
+        """Build it for the images of a dataset. options: seed, dtype, device."""
+        height, width = data.image_size
+        if len(self.layers) == 1 and height == width:
+            return FocalNet.build(
+                image_size=height,
+                patch_size=self.patch_size,
+                in_channels=data.in_channels,
+                hidden_size=self.hidden_size,
+                num_layers=self.layers[0],
+                focal_levels=self.focal_levels,
+                focal_kernel=self.focal_kernel,
+                num_classes=data.num_classes,
+                modulation=modulation,
+                mlp_ratio=self.mlp_ratio,
+                drop_path_rate=self.drop_path_rate,
+                init=self.init,
+                **options,
+            )
+        stages = len(self.layers)
+        config = FocalNetConfig(
+            image_size=data.image_size,
+            patch_size=self.patch_size,
+            in_chans=data.in_channels,
+            num_classes=data.num_classes,
+            embed_dim=self.hidden_size,
+            depths=self.layers,
+            mlp_ratio=self.mlp_ratio,
+            drop_path_rate=self.drop_path_rate,
+            focal_levels=(self.focal_levels,) * stages,
+            focal_windows=(self.focal_kernel,) * stages,
+            modulation=modulation,
+        )
+        return FocalNet(config, init=self.init, **options)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The network of the seed's modulations, the published one's, and the training of each."""
+
+    seed_network: Network
+    seed_training: TrainConfig
+    focal_network: Network
+    focal_training: TrainConfig
+
+    def choose(self, modulation: str) -> tuple[Network, TrainConfig]:
+        """Give the network and the training for a modulation."""
+        if modulation == FOCAL:
+            return self.focal_network, self.focal_training
+        return self.seed_network, self.seed_training
+
+
+def _recipe(training: TrainConfig, *, patch: int, dim: int, levels: int = 2, focal_patch: int | None = None) -> Recipe:
+    """The seed's network: four layers of `dim`; the published one: two stages of two blocks, half as wide."""
+    return Recipe(
+        Network(patch, dim, (4,), levels),
+        training,
+        Network(focal_patch or patch // 2, dim // 2, (2, 2), levels, mlp_ratio=2.0),
+        replace(training, lr=2 * training.lr),
+    )
+
+
+_SHIFTED = Augmentation(shift=1)
+_MNIST = _recipe(TrainConfig(epochs=5, augmentation=Augmentation(shift=2)), patch=4, dim=64)
+_CIFAR = _recipe(TrainConfig(epochs=20, augmentation=Augmentation(shift=4, flip=True)), patch=4, dim=96, levels=3)
+_FOLDER = _recipe(TrainConfig(epochs=30, augmentation=Augmentation(shift=4, flip=True)), patch=8, dim=96)
+
+RECIPES = {
+    "digits": _recipe(TrainConfig(augmentation=_SHIFTED), patch=2, dim=64),
+    "shapes": _recipe(TrainConfig(augmentation=Augmentation(shift=2, flip=True)), patch=4, dim=64, levels=3),
+    "mnist": _MNIST,
+    "fashion-mnist": _MNIST,
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+}
+
+
+def recipe_for(data: str) -> Recipe:
+    """Give the recipe of a dataset by its name; a folder of images has one of its own."""
+    return RECIPES.get(data, _FOLDER)

@@ -1,0 +1,31 @@
+"""`minifocal summary`: a network by layer."""
+
+import argparse
+from pathlib import Path
+
+from minifocal.cli.common import load_model
+from minifocal.models.focalnet import FocalNet
+from minifocal.models.zoo import VARIANTS, create_model
+
+HELP = "show a network by layer: output shape, parameters, multiply-adds, cache memory"
+EXAMPLE = "minifocal summary focalnet_tiny_srf --image-size 224"
+
+SEED = "seed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the network."""
+    parser.add_argument("model", nargs="?", default=SEED, help=f"a variant, a checkpoint or {SEED!r} (the default)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width (default: the network's)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table."""
+    if args.model == SEED:
+        model = FocalNet.build(init="zeros")
+    elif args.model in VARIANTS or not Path(args.model).exists():
+        model = create_model(args.model, init="zeros")
+    else:
+        model, _ = load_model(Path(args.model), "cpu")
+    print(model.summary(args.image_size))
+    return 0

@@ -1,0 +1,294 @@
+"""`minifocal train`: train a network, with validation, into a folder that can be resumed."""
+
+import argparse
+import json
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from minifocal.cli.common import (
+    add_data_arguments,
+    add_device_argument,
+    load_splits_of,
+    on_terminal,
+    split_validation,
+)
+from minifocal.cli.recipes import Network, recipe_for
+from minifocal.data import Dataset, Splits, Standardize, nearest_neighbour_accuracy
+from minifocal.errors import InputError
+from minifocal.files import atomic_writer
+from minifocal.models.config import MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
+from minifocal.models.focalnet import FocalNet
+from minifocal.models.zoo import create_model
+from minifocal.training.augment import Augmentation
+from minifocal.training.optim import OPTIMIZERS
+from minifocal.training.trainer import LAST, Listener, StepRecord, TrainConfig, Trainer, evaluate
+from minifocal.viz.pictures import draw_curves
+
+HELP = "train a network; with no options the seed's network on the embedded digits"
+EXAMPLE = "minifocal train --data digits --modulation focal --epochs 30 --out runs/focal"
+
+CONFIG, CURVES = "config.json", "curves.png"
+BASELINE_IMAGES = 5000  # up to here one nearest neighbour takes a moment
+
+# Options by the field that they set, with the type of their values. The defaults come from the dataset's recipe.
+NETWORK_OPTIONS: dict[str, tuple[Any, str]] = {
+    "patch_size": (int, "pixels of a patch's side"),
+    "hidden_size": (int, "channels of the first stage"),
+    "layers": (None, "blocks of each stage, such as 4 or 2,2"),
+    "focal_levels": (int, "levels of every stage"),
+    "focal_kernel": (int, "kernel of the first level, odd"),
+    "mlp_ratio": (float, "hidden channels of an MLP by its channels"),
+    "drop_path_rate": (float, "of the last block"),
+    "init": (str, "official, glorot or lecun"),
+}
+TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
+    "epochs": (int, "passes over the training images"),
+    "batch_size": (int, "images a step"),
+    "optimizer": (str, f"one of {', '.join(OPTIMIZERS)}"),
+    "lr": (float, "peak learning rate"),
+    "momentum": (float, "of SGD"),
+    "weight_decay": (float, "of everything but vectors"),
+    "warmup_steps": (int, "steps of rising learning rate"),
+    "clip_norm": (float, "largest norm of the gradients; 0 does not clip"),
+    "label_smoothing": (float, "in [0, 1)"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all options; those without a value follow the dataset's recipe."""
+    add_data_arguments(parser, None)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--model", help="a published variant (see minifocal models)")
+    kind.add_argument("--modulation", choices=MODULATION_NAMES, help=f"of a small network (default: {SIGMOID_GATE})")
+    parser.add_argument("--seed", type=int, help="of weights, order, augmentation and drop path (default: 0)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="of all numbers (default: float32)")
+    add_device_argument(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the run (default: runs/DATA, numbered)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest)")
+    for title, options in (("network", NETWORK_OPTIONS), ("training", TRAINING_OPTIONS)):
+        group = parser.add_argument_group(title, "defaults depend on the data")
+        for name, (kind_of, text) in options.items():
+            group.add_argument(f"--{name.replace('_', '-')}", type=kind_of or _integers, help=text, metavar="X")
+    group.add_argument("--decay-all", action="store_true", default=None, help="decay vectors too")
+    group.add_argument("--shift", type=int, metavar="PIXELS", help="largest random shift of the images")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the images")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or go on training; print the accuracy on the test images last."""
+    settings = _resumed_settings(args) if args.resume else _new_settings(args)
+    folder: Path = settings.pop("folder")
+    splits = load_splits_of(argparse.Namespace(**settings["data"]), settings["data"]["data"])
+    train, validation = split_validation(splits)
+    model = _build(settings["network"], splits.train, args.device)
+    standardize = Standardize.fit(train)
+    meta = {"standardize": standardize.to_dict(), "class_names": splits.train.class_names, "data": splits.name}
+    listener = ProgressBar() if on_terminal() else PlainLines()
+    trainer = Trainer(
+        model,
+        train,
+        validation,
+        standardize,
+        TrainConfig.from_dict(settings["training"]),
+        folder=folder,
+        meta=meta,
+        listener=listener,
+    )
+    if args.resume:
+        trainer.resume()
+    else:
+        _write_json(folder / CONFIG, settings)
+    _announce(model, splits, train, validation, folder)
+    with listener:
+        listener.start(trainer)
+        finished = trainer.fit()
+    draw_curves(trainer.history, folder / CURVES, title=f"{splits.name}, {model.config.modulation}")
+    if not finished:
+        print(f"stopped and saved; go on with: minifocal train --resume --out {folder}")
+        return 130
+    if len(splits.train) <= BASELINE_IMAGES:
+        print(f"one nearest neighbour {100 * nearest_neighbour_accuracy(splits.train, splits.test):.2f} %")
+    accuracy = evaluate(model, splits.test, standardize).accuracy
+    print(f"test accuracy {100 * accuracy:.2f} %")
+    return 0
+
+
+class ProgressBar(Listener):
+    """A bar of images with loss, accuracy, images/s and time left, for a terminal."""
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.close()
+
+    def start(self, trainer: Trainer) -> None:
+        """Draw the bar, as far as the run has come."""
+        images = len(trainer.train)
+        progress = trainer.progress
+        done = progress.epoch * images + min(progress.step * trainer.config.batch_size, images)
+        self.bar = tqdm(total=trainer.config.epochs * images, initial=done, unit=" images", file=sys.stderr)
+        self.epochs = trainer.config.epochs
+        self.validation = ""
+
+    def on_step(self, step: int, total: int, record: StepRecord, images: int) -> None:
+        """Move the bar."""
+        text = f"loss {record.loss:.3f}, accuracy {100 * record.accuracy:.0f} %{self.validation}"
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(images)
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """Show the validation accuracy from now on."""
+        self.bar.set_description(f"epoch {record['epoch']}/{self.epochs}", refresh=False)
+        self.validation = f", validation {100 * record['val_accuracy']:.1f} %"
+
+    def on_message(self, message: str) -> None:
+        """Print above the bar."""
+        self.bar.write(message, file=sys.stderr)
+
+
+class PlainLines(Listener):
+    """A line an epoch, for files and pipes."""
+
+    def __enter__(self) -> "PlainLines":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def start(self, trainer: Trainer) -> None:
+        """Remember how many epochs there are."""
+        self.epochs = trainer.config.epochs
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """Print the epoch's line."""
+        print(
+            f"epoch {record['epoch']:>3}/{self.epochs}  loss {record['train_loss']:.4f}  "
+            f"accuracy {100 * record['train_accuracy']:6.2f} %  validation {100 * record['val_accuracy']:6.2f} %  "
+            f"{record['images_per_second']:.0f} images/s",
+            flush=True,
+        )
+
+    def on_message(self, message: str) -> None:
+        """Print to standard error."""
+        print(message, file=sys.stderr)
+
+
+def _new_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that shapes a run, from the options and the dataset's recipe; it becomes config.json."""
+    data = args.data or "digits"
+    modulation = args.modulation or SIGMOID_GATE
+    network, training = recipe_for(data).choose(modulation)
+    given = {name: value for name in NETWORK_OPTIONS if (value := getattr(args, name)) is not None}
+    if args.model:
+        chosen: dict[str, Any] = {"model": args.model, "overrides": given}
+    else:
+        chosen = {"modulation": modulation, "network": vars(replace(network, **given))}
+    seed = args.seed or 0
+    return {
+        "folder": args.out or _free_folder(Path("runs") / Path(data).name),
+        "data": {
+            "data": data,
+            "data_root": str(args.data_root) if args.data_root else None,
+            "image_size": args.image_size,
+        },
+        "network": {**chosen, "seed": seed, "dtype": args.dtype or "float32"},
+        "training": _training(args, training, seed).to_dict(),
+    }
+
+
+def _training(args: argparse.Namespace, recipe: TrainConfig, seed: int) -> TrainConfig:
+    names = [*TRAINING_OPTIONS, "decay_all"]
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if given.get("optimizer") == "adamw" and args.lr is None:
+        given["lr"] = 3e-3  # the recipes' rates are for SGD
+    changes = {name: value for name in ("shift", "flip") if (value := getattr(args, name)) is not None}
+    augmentation: Augmentation = replace(recipe.augmentation, **changes)
+    return replace(recipe, **given, augmentation=augmentation, seed=seed)
+
+
+def _build(settings: dict[str, Any], data: Dataset, device: str) -> FocalNet:
+    options = {"seed": settings["seed"], "dtype": settings["dtype"], "device": device}
+    if "model" not in settings:
+        network = {**settings["network"], "layers": tuple(settings["network"]["layers"])}
+        return Network(**network).build(settings["modulation"], data, **options)
+    overrides = settings["overrides"]
+    known = ("init", *(field.name for field in fields(FocalNetConfig)))
+    foreign = [name for name in overrides if name not in known]
+    if foreign:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
+        raise InputError(f"{names} shape the small networks and do not go with --model {settings['model']}")
+    return create_model(
+        settings["model"],
+        num_classes=data.num_classes,
+        in_chans=data.in_channels,
+        image_size=data.image_size,
+        **overrides,
+        **options,
+    )
+
+
+def _resumed_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Read the settings of the run in --out, or of the newest under runs."""
+    free = ("resume", "out", "device", "command", "run")
+    given = [name for name, value in vars(args).items() if name not in free and value is not None]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"--resume goes on as the run began: leave {names} away, or start a new run")
+    folder = args.out or _newest_folder(Path("runs"))
+    try:
+        settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
+        complete = {"data", "network", "training"} <= settings.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder} holds no run to resume: {error}") from error
+    if not complete:
+        raise InputError(f"{folder / CONFIG} is not a configuration that minifocal train wrote")
+    return {**settings, "folder": folder}
+
+
+def _free_folder(folder: Path) -> Path:
+    """Give the folder, or with the first number behind that is free."""
+    number = 2
+    free = folder
+    while free.exists():
+        free = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return free
+
+
+def _newest_folder(runs: Path) -> Path:
+    found = sorted(runs.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise InputError(f"there is no run under {runs} to resume; name its folder with --out")
+    return found[-1].parent
+
+
+def _write_json(path: Path, settings: dict[str, Any]) -> None:
+    if (path.parent / LAST).exists():
+        raise InputError(f"{path.parent} holds a run already; add --resume to go on with it, or choose another --out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path) as file:
+            file.write(json.dumps(settings, indent=2).encode())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+
+
+def _announce(model: FocalNet, splits: Splits, train: Dataset, validation: Dataset, folder: Path) -> None:
+    print(f"data: {splits.name}, {splits.note}")
+    print(f"images: {len(train)} to train, {len(validation)} to validate, {len(splits.test)} to test")
+    config = model.config
+    print(
+        f"network: {config.modulation}, {model.count_parameters():,} parameters, patch {config.patch_size}, "
+        f"dims {'-'.join(map(str, config.dims))}, depths {'-'.join(map(str, config.depths))}, "
+        f"levels {'-'.join(map(str, config.focal_levels))}, on {model.device}"
+    )
+    print(f"folder: {folder}", flush=True)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))

@@ -1,0 +1,199 @@
+"""Fetching the public data sets: checked against their checksums, wholly or not at all."""
+
+import gzip
+import hashlib
+import http.client
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from minifocal.errors import InputError
+from minifocal.files import atomic_writer
+
+MAX_DOWNLOAD_BYTES = 2**28
+CHUNK_BYTES = 2**18
+TIMEOUT_SECONDS = 30
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the file's name, the bytes so far and all bytes (None where the server does not say)."""
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """One file to fetch.
+
+    Attributes:
+        url: where it is; its last part is the file's name.
+        md5: its checksum in hexadecimal, as published. It guards against damage, not against an attacker.
+        members: files to unpack from it, if it is a tar archive.
+    """
+
+    url: str
+    md5: str
+    members: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's name, without folders."""
+        return self.url.rpartition("/")[2]
+
+
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+_CIFAR = "https://www.cs.toronto.edu/~kriz/"
+
+PUBLIC: Mapping[str, tuple[PublicFile, ...]] = {
+    "mnist": (
+        PublicFile(f"{_MNIST}train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        PublicFile(f"{_MNIST}train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+        PublicFile(f"{_MNIST}t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+        PublicFile(f"{_MNIST}t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+    ),
+    "fashion-mnist": (
+        PublicFile(f"{_FASHION}train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+        PublicFile(f"{_FASHION}train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+        PublicFile(f"{_FASHION}t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+        PublicFile(f"{_FASHION}t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+    ),
+    "cifar10": (
+        PublicFile(
+            f"{_CIFAR}cifar-10-python.tar.gz",
+            "c58f30108f718f92721af3b95e74349a",
+            tuple(
+                f"cifar-10-batches-py/{name}"
+                for name in (
+                    *(f"data_batch_{number}" for number in range(1, 6)),
+                    "test_batch",
+                    "batches.meta",
+                )
+            ),
+        ),
+    ),
+    "cifar100": (
+        PublicFile(
+            f"{_CIFAR}cifar-100-python.tar.gz",
+            "eb9058c3a382ffc7106e4002c42a8d85",
+            ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
+        ),
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where fetched data is kept: $MINIFOCAL_DATA, or "minifocal" in the user's cache folder."""
+    if chosen := os.environ.get("MINIFOCAL_DATA"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minifocal"
+
+
+def fetch(
+    name: str,
+    folder: Path | str | None = None,
+    progress: Progress | None = None,
+    public: Mapping[str, tuple[PublicFile, ...]] = PUBLIC,
+) -> Path:
+    """Fetch a public data set and give the folder that holds it.
+
+    Files that are there already with the right checksum are not fetched again. Each file appears under its
+    name only when it is complete and its checksum is right.
+
+    Args:
+        name: a key of `public`.
+        folder: where to put the files; None for `cache_folder()` / name.
+        progress: called after every part of a download.
+        public: what can be fetched.
+    Raises:
+        InputError: another name, no network, a file larger than 256 MiB or with a wrong checksum, an archive
+            with unexpected contents, or a folder that cannot be written.
+    """
+    if name not in public:
+        raise InputError(f"expected one of {', '.join(public)} to fetch, got {name!r}")
+    folder = cache_folder() / name if folder is None else Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in public[name]:
+            target = folder / file.name
+            is_new = not (target.is_file() and _md5(target) == file.md5)
+            if is_new:
+                _download(file, target, progress)
+            if is_new or not all((folder / member).is_file() for member in file.members):
+                _unpack(target, file.members)
+    except OSError as error:
+        raise InputError(
+            f"cannot read and write in {folder}: {error.strerror or error}; choose another folder"
+        ) from error
+    return folder
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _download(file: PublicFile, target: Path, progress: Progress | None) -> None:
+    by_hand = f"fetch {file.url} by hand and put it at {target}"
+    digest = hashlib.md5(usedforsecurity=False)
+    done = 0
+    with atomic_writer(target) as output, closing(_chunks(file.url, by_hand)) as chunks:
+        for chunk, total in chunks:
+            done += len(chunk)
+            if done > MAX_DOWNLOAD_BYTES:
+                raise InputError(f"{file.url} has more than {MAX_DOWNLOAD_BYTES} bytes; {by_hand}")
+            digest.update(chunk)
+            output.write(chunk)
+            if progress is not None:
+                progress(file.name, done, total)
+        if digest.hexdigest() != file.md5:
+            raise InputError(
+                f"{file.url}: expected MD5 {file.md5}, got {digest.hexdigest()} for {done} bytes; "
+                "nothing was kept, try again"
+            )
+
+
+def _chunks(url: str, by_hand: str) -> Generator[tuple[bytes, int | None], None, None]:
+    """Read a URL part by part, each with the number of all bytes where the server tells it."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if length.isdecimal() else None
+            while chunk := response.read(CHUNK_BYTES):
+                yield chunk, total
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise InputError(f"the server answered {error.code}; try later, or {by_hand}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise InputError(f"no network, or the server did not answer ({error}); {by_hand}") from error
+
+
+def _unpack(archive: Path, members: tuple[str, ...]) -> None:
+    """Unpack `members` beside the archive, each to the name that is expected and to no other."""
+    if not members:
+        return
+    missing = set(members)
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for entry in tar:
+                path = PurePosixPath(entry.name)
+                if path.is_absolute() or ".." in path.parts:
+                    raise InputError(f"{archive}: refused an archive with the name {entry.name!r}; delete it")
+                if entry.name not in missing:
+                    continue
+                content = tar.extractfile(entry) if entry.isfile() else None
+                if content is None or entry.size > MAX_DOWNLOAD_BYTES:
+                    raise InputError(f"{archive}: {entry.name!r} is no plain file of a sensible size; delete it")
+                target = archive.parent / entry.name
+                target.parent.mkdir(exist_ok=True)
+                with content, atomic_writer(target) as output:
+                    shutil.copyfileobj(content, output)
+                missing.remove(entry.name)
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{archive}: the archive is damaged ({error}); delete it and fetch again") from error
+    if missing:
+        raise InputError(f"{archive}: the archive has no {', '.join(sorted(missing))}; delete it and fetch again")

@@ -1,0 +1,44 @@
+"""Reading and writing whole files, with errors that a user can act on."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from minifocal.errors import InputError
+
+
+def cannot_read(path: Path, error: OSError) -> InputError:
+    """Make the error for a file that the operating system would not read."""
+    return InputError(f"cannot read {path}: {error.strerror or error}; check the path and its permissions")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a whole file of at most `limit` bytes.
+
+    Raises:
+        InputError: it cannot be read, or it is larger: nothing is read then.
+    """
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise InputError(f"{path} has {size} bytes, expected at most {limit}; is this the right file?")
+        return path.read_bytes()
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Write `path` wholly or not at all: under a temporary name beside it, renamed at the end.
+
+    Whatever goes wrong inside the `with` block leaves neither the temporary file nor a changed `path`.
+    """
+    partial = path.with_name(f"{path.name}.part{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

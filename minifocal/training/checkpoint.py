@@ -1,0 +1,109 @@
+"""Checkpoints: one safetensors file that holds weights, optimizer state and everything else to go on from.
+
+Numbers keep their exact dtype. A file is written under another name and then renamed, so that at no moment there is
+half a checkpoint. Nothing in a file is ever executed.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minifocal.arrays import Array, as_numpy
+from minifocal.errors import InputError
+from minifocal.files import atomic_writer
+from minifocal.layers.base import Layer
+from minifocal.training.optim import Optimizer
+
+FORMAT = "minifocal checkpoint 1"
+MODEL, OPTIMIZER = "model.", "optimizer."  # prefixes of the arrays' names
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        path: of the file.
+        description: what `Layer.describe` of the saved model gave.
+        model: values of the parameters, by name.
+        optimizer: arrays of the optimizer, by name. steps: that it had made.
+        meta: whatever else was saved, by name.
+    """
+
+    path: Path
+    description: dict[str, Any]
+    model: dict[str, Array]
+    optimizer: dict[str, Array]
+    steps: int
+    meta: dict[str, Any]
+
+    def restore(self, model: Layer, optimizer: Optimizer | None = None) -> None:
+        """Copy the values into a model of the same shape, and into its optimizer.
+
+        Raises:
+            InputError: the file is of another model or optimizer; nothing has been changed then.
+        """
+        try:
+            model.check_state_dict(self.model)
+            if optimizer is not None:
+                optimizer.check_state_dict(self.optimizer)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        model.load_state_dict(self.model)
+        if optimizer is not None:
+            optimizer.load_state_dict(self.optimizer, self.steps)
+
+
+def save_checkpoint(path: str | Path, model: Layer, optimizer: Optimizer | None = None, **meta: Any) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made.
+        model: its `describe()` goes into the file too. optimizer: its state, where given.
+        meta: anything that JSON can hold.
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    from safetensors.numpy import save
+
+    arrays = {MODEL + name: as_numpy(array) for name, array in model.state_dict().items()}
+    if optimizer is not None:
+        arrays |= {OPTIMIZER + name: as_numpy(array) for name, array in optimizer.state_dict().items()}
+    steps = optimizer.steps if optimizer is not None else 0
+    header = {"format": FORMAT, "description": model.describe(), "steps": steps, "meta": meta}
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path) as file:
+            file.write(save(arrays, metadata={"minifocal": json.dumps(header)}))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint into host memory.
+
+    Raises:
+        InputError: no such file, or no checkpoint of this package in it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        header = json.loads(metadata["minifocal"])
+        if header["format"] != FORMAT:
+            raise InputError(f"{path} is a {header['format']!r}; this version reads {FORMAT!r}")
+        description, steps, meta = header["description"], header["steps"], header["meta"]
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is no checkpoint that minifocal wrote, or it is damaged: {error}") from error
+    return Checkpoint(path, description, _under(MODEL, arrays), _under(OPTIMIZER, arrays), steps, meta)
+
+
+def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,173 @@
+"""Optimizers: they read `Parameter.grad` and change `Parameter.data`; and the clipping of gradients."""
+
+import math
+from typing import Any
+
+from minifocal.arrays import Array, get_array_module
+from minifocal.errors import InputError
+from minifocal.layers.base import Layer, Parameter
+
+
+class Optimizer:
+    """Base of the optimizers.
+
+    Weight decay spares vectors: biases, norms and layer scales set levels and scales, and pulling those to zero
+    regularises nothing.
+
+    Args:
+        model: whose parameters to update. Move it to its device first: the state is made beside them.
+        lr: learning rate; a schedule may set the attribute before each step.
+        weight_decay: lambda.
+        decay_all: decay vectors too.
+    Raises:
+        InputError: a negative lr or weight decay.
+    """
+
+    slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
+
+    def __init__(self, model: Layer, *, lr: float, weight_decay: float, decay_all: bool) -> None:
+        if lr < 0 or weight_decay < 0:
+            raise InputError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.decay_all = decay_all
+        self.steps = 0
+        self.parameters = dict(model.named_parameters())
+        self.state = {
+            name: {slot: _zeros_like(parameter.data) for slot in self.slots}
+            for name, parameter in self.parameters.items()
+        }
+
+    def step(self) -> None:
+        """Update every parameter once, by its gradient."""
+        self.steps += 1
+        for name, parameter in self.parameters.items():
+            decay = self.weight_decay if self.decay_all or parameter.data.ndim > 1 else 0.0
+            self._update(parameter, self.state[name], decay)
+
+    def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Array]:
+        """Give the arrays kept between steps, as "parameter.slot": the arrays themselves, not copies."""
+        return {f"{name}.{slot}": a for name, slots in self.state.items() for slot, a in slots.items()}
+
+    def check_state_dict(self, state: dict[str, Array]) -> None:
+        """Refuse arrays that are not those of this optimizer.
+
+        Raises:
+            InputError: the names or shapes are of another optimizer or network.
+        """
+        own = self.state_dict()
+        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+            raise InputError(f"this state is not of {type(self).__name__} over this network; use the same options")
+
+    def load_state_dict(self, state: dict[str, Array], steps: int) -> None:
+        """Copy in what `state_dict` gave, and how many steps had been made. Raises as check_state_dict."""
+        self.check_state_dict(state)
+        for name, array in self.state_dict().items():
+            array[...] = get_array_module(array).asarray(state[name])
+        self.steps = steps
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum.
+
+        g = grad + lambda * data,   v = momentum * v + g,   data -= lr * v
+
+    With Nesterov's momentum the step looks ahead: data -= lr * (g + momentum * v).
+
+    Args:
+        model, lr, weight_decay, decay_all: as in Optimizer.
+        momentum: in [0, 1). nesterov: look ahead.
+    Source: Sutskever et al. 2013 (Proceedings of Machine Learning Research 28(3), 1139-1147).
+    """
+
+    slots = ("velocity",)
+
+    def __init__(
+        self,
+        model: Layer,
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        weight_decay: float = 5e-4,
+        decay_all: bool = False,
+    ) -> None:
+        super().__init__(model, lr=lr, weight_decay=weight_decay, decay_all=decay_all)
+        if not 0.0 <= momentum < 1.0:
+            raise InputError(f"momentum must lie in [0, 1), got {momentum}")
+        self.momentum = momentum
+        self.nesterov = nesterov
+
+    def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
+        velocity = state["velocity"]
+        gradient = parameter.grad + decay * parameter.data
+        velocity *= self.momentum
+        velocity += gradient
+        parameter.data -= self.lr * (gradient + self.momentum * velocity if self.nesterov else velocity)
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay.
+
+        m = b1 * m + (1 - b1) * grad,   v = b2 * v + (1 - b2) * grad²
+        data = (1 - lr * lambda) * data - lr * m_hat / (sqrt(v_hat) + eps),   m_hat = m / (1 - b1^t), v_hat likewise
+
+    Args:
+        model, lr, weight_decay, decay_all: as in Optimizer.
+        betas: b1, b2. eps: keeps the quotient finite.
+    Source: Loshchilov and Hutter 2019 (arXiv:1711.05101).
+    """
+
+    slots = ("mean", "square")
+
+    def __init__(
+        self,
+        model: Layer,
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.05,
+        decay_all: bool = False,
+    ) -> None:
+        super().__init__(model, lr=lr, weight_decay=weight_decay, decay_all=decay_all)
+        if not all(0.0 <= beta < 1.0 for beta in betas):
+            raise InputError(f"betas must lie in [0, 1), got {betas}")
+        self.betas = betas
+        self.eps = eps
+
+    def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
+        mean, square = state["mean"], state["square"]
+        beta1, beta2 = self.betas
+        mean += (1.0 - beta1) * (parameter.grad - mean)
+        square += (1.0 - beta2) * (parameter.grad * parameter.grad - square)
+        xp = get_array_module(square)
+        mean_hat = mean / (1.0 - beta1**self.steps)
+        root_hat = xp.sqrt(square / (1.0 - beta2**self.steps))
+        parameter.data *= 1.0 - self.lr * decay
+        parameter.data -= self.lr * mean_hat / (root_hat + self.eps)
+
+
+OPTIMIZERS: dict[str, Any] = {"sgd": SGD, "adamw": AdamW}
+
+
+def clip_gradients(model: Layer, max_norm: float) -> float:
+    """Scale all gradients down together so that their Euclidean norm is at most max_norm.
+
+    Returns:
+        the norm before clipping.
+    Source: Pascanu, Mikolov and Bengio 2013 (arXiv:1211.5063).
+    """
+    parameters = list(model.parameters())
+    norm = math.sqrt(sum(float((p.grad * p.grad).sum()) for p in parameters))
+    if norm > max_norm:
+        for parameter in parameters:
+            parameter.grad *= max_norm / norm
+    return norm
+
+
+def _zeros_like(array: Array) -> Array:
+    return get_array_module(array).zeros(array.shape, dtype=array.dtype)

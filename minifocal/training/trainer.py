@@ -1,0 +1,380 @@
+"""The training loop: one step, one epoch, and a run that can be stopped and resumed without a trace."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minifocal.arrays import Array, Generator, as_numpy, device_of, random_generator, to_device
+from minifocal.data.dataset import Dataset, Standardize, batch_indices
+from minifocal.errors import InputError
+from minifocal.files import atomic_writer
+from minifocal.layers.base import Layer
+from minifocal.training.augment import Augmentation
+from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
+from minifocal.training.optim import OPTIMIZERS, Optimizer, clip_gradients
+from minifocal.training.schedule import WarmupCosine
+
+LAST, BEST, METRICS = "last.safetensors", "best.safetensors", "metrics.jsonl"
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says what to try."""
+
+
+class StepRecord(NamedTuple):
+    """What a training step came to, measured before its update."""
+
+    loss: float  # mean over the batch, in nats
+    accuracy: float  # share of the batch that was right
+
+
+def train_step(
+    model: Layer,
+    optimizer: Optimizer,
+    images: Array,
+    labels: Array,
+    rng: Generator | None,
+    *,
+    label_smoothing: float = 0.0,
+    clip_norm: float | None = None,
+) -> StepRecord:
+    """Make one step: forward, loss, backward, update.
+
+    Args:
+        model: to train. optimizer: made for it.
+        images: (B, C, H, W), as the model takes them. labels: (B,), integers, beside the images.
+        rng: source of drop path and dropout; None drops nothing.
+        label_smoothing: of the loss. clip_norm: largest norm of all gradients together; None does not clip.
+    """
+    model.zero_grad()
+    logits, cache = model.forward(images, rng)
+    loss, loss_cache = model.ops.cross_entropy.forward(logits, labels, label_smoothing)
+    model.backward(model.ops.cross_entropy.backward(loss_cache), cache)
+    if clip_norm is not None:
+        clip_gradients(model, clip_norm)
+    optimizer.step()
+    return StepRecord(float(loss), float((logits.argmax(axis=1) == labels).mean()))
+
+
+class Evaluation(NamedTuple):
+    """How well a model does on a dataset."""
+
+    loss: float  # mean cross-entropy in nats
+    accuracy: float  # share of images that are right
+    confusion: list[list[int]]  # [label][prediction], counts
+
+
+def evaluate(model: Layer, dataset: Dataset, standardize: Standardize, batch_size: int = 256) -> Evaluation:
+    """Measure a model on a whole dataset, without dropping or augmenting.
+
+    Args:
+        model: images to logits. dataset: what to measure on.
+        standardize: as in training. batch_size: images at a time; it bounds the memory, not the result.
+    """
+    loss_sum = 0.0
+    confusion = [[0] * dataset.num_classes for _ in range(dataset.num_classes)]
+    for batch in batch_indices(len(dataset), batch_size):
+        images, labels = _load(model, dataset, standardize, dataset.images[batch], dataset.labels[batch])
+        logits = model(images)
+        loss, _ = model.ops.cross_entropy.forward(logits, labels)
+        loss_sum += float(loss) * len(batch)
+        predictions = as_numpy(logits.argmax(axis=1))
+        for label, prediction in zip(dataset.labels[batch].tolist(), predictions.tolist(), strict=True):
+            confusion[label][prediction] += 1
+    right = sum(confusion[label][label] for label in range(dataset.num_classes))
+    return Evaluation(loss_sum / len(dataset), right / len(dataset), confusion)
+
+
+def _load(
+    model: Layer, dataset: Dataset, standardize: Standardize, pixels: Array, labels: Array
+) -> tuple[Array, Array]:
+    """Bring a batch of pixels to the model: standardized, in its dtype, on its device."""
+    weight = next(model.parameters()).data
+    images = standardize(pixels, dataset.max_value, weight.dtype)
+    device = device_of(weight)
+    return to_device(images, device), to_device(labels, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training images. batch_size: images a step.
+        optimizer: "sgd" or "adamw". lr: peak learning rate. momentum: of SGD, Nesterov's.
+        weight_decay: of everything but vectors; decay_all: of vectors too.
+        warmup_steps: steps of rising learning rate (a tenth of the training at most); then half a cosine to zero.
+        clip_norm: largest norm of all gradients together; 0 does not clip.
+        label_smoothing: of the loss, in [0, 1).
+        augmentation: what is done to each batch.
+        seed: of the order of images, augmentation and drop path.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_all: bool = False
+    warmup_steps: int = 50
+    clip_norm: float = 5.0
+    label_smoothing: float = 0.1
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise InputError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all values, as JSON can hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
+        """Read what `to_dict` gave."""
+        augmentation = dict(values["augmentation"])
+        if augmentation["crop"] is not None:
+            augmentation["crop"] = tuple(augmentation["crop"])
+        return cls(**{**values, "augmentation": Augmentation(**augmentation)})
+
+    def make_optimizer(self, model: Layer) -> Optimizer:
+        """Make the optimizer that is named."""
+        options = {"momentum": self.momentum} if self.optimizer == "sgd" else {}
+        optimizer: Optimizer = OPTIMIZERS[self.optimizer](
+            model, self.lr, weight_decay=self.weight_decay, decay_all=self.decay_all, **options
+        )
+        return optimizer
+
+
+class Listener:
+    """Hears of a run's progress; every method does nothing until it is overridden."""
+
+    def on_step(self, step: int, total: int, record: StepRecord, images: int) -> None:
+        """A step is done: its number from 1, of how many, what it came to, and how many images it took."""
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        """An epoch is done: its line of the metrics."""
+
+    def on_message(self, message: str) -> None:
+        """There is something that a person should know: one line."""
+
+
+@dataclass
+class _Progress:
+    """Where a run stands; with the arrays, all there is to resume from."""
+
+    epoch: int = 0  # epochs finished
+    step: int = 0  # steps finished in the epoch under way
+    loss_sum: float = 0.0  # over the images of the epoch under way
+    right: int = 0
+    seconds: float = 0.0  # of the epoch under way
+    best_accuracy: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    rng_state: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Trainer:
+    """A run: trains, validates after every epoch, and keeps the last and the best weights.
+
+    Everything random comes from config.seed: the order of the images of epoch e from (seed, e), augmentation and drop
+    path from one generator whose state is saved. So a run that was stopped and resumed ends with the same bits as one
+    that never was.
+
+    Args:
+        model: to train, on its device.
+        train, validation: images; validation only chooses the best weights and draws a curve.
+        standardize: measured on the training images.
+        config: how to train.
+        folder: where checkpoints and metrics go; None keeps nothing.
+        meta: stored in every checkpoint beside the progress.
+        listener: hears of every step and epoch.
+    Raises:
+        InputError: a batch larger than the data, a warm-up longer than the training, an unwritable folder.
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        train: Dataset,
+        validation: Dataset,
+        standardize: Standardize,
+        config: TrainConfig,
+        *,
+        folder: Path | None = None,
+        meta: dict[str, Any] | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.model, self.train, self.validation = model, train, validation
+        self.standardize, self.config, self.folder = standardize, config, folder
+        self.meta = meta or {}
+        self.listener = listener or Listener()
+        self.optimizer = config.make_optimizer(model)
+        self.rng = random_generator(config.seed, 1)
+        self.progress = _Progress()
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        total = self.steps_per_epoch * config.epochs
+        self.schedule = WarmupCosine(config.lr, total, min(config.warmup_steps, total // 10))
+        batch_indices(len(train), config.batch_size, self._order(0))  # refuses a batch larger than the data
+        self._stop = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epoch >= self.config.epochs
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The metrics of each finished epoch."""
+        return self.progress.history
+
+    def fit(self) -> bool:
+        """Train until the last epoch is done, or Ctrl-C asks to stop.
+
+        The first Ctrl-C lets the step under way end, saves and returns; a second one interrupts at once, and
+        the last checkpoint before stands.
+
+        Returns:
+            whether the training is finished.
+        Raises:
+            TrainingError: the loss is no longer finite.
+        """
+        with self._stop_on_interrupt():
+            self._save()
+            while not self.finished and not self._stop:
+                self._epoch()
+            return self.finished
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint in the folder.
+
+        Raises:
+            InputError: there is none, or it is of another model or run.
+        """
+        assert self.folder is not None, "only a run with a folder can be resumed"
+        checkpoint = load_checkpoint(self.folder / LAST)
+        checkpoint.restore(self.model, self.optimizer)
+        try:
+            self.progress = _Progress(**checkpoint.meta["progress"])
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{checkpoint.path} holds no run to resume: {error}") from error
+        self.rng.bit_generator.state = self.progress.rng_state
+
+    def _epoch(self) -> None:
+        progress, config = self.progress, self.config
+        started = time.perf_counter() - progress.seconds
+        order = batch_indices(len(self.train), config.batch_size, self._order(progress.epoch))
+        for number, batch in enumerate(order):
+            if number < progress.step:  # done before the run was stopped
+                continue
+            self._step(batch)
+            progress.step = number + 1
+            progress.seconds = time.perf_counter() - started
+            if self._stop and progress.step < self.steps_per_epoch:
+                self._save()
+                return
+        self._end_epoch()
+
+    def _step(self, batch: Any) -> None:
+        progress, config = self.progress, self.config
+        pixels = config.augmentation(self.train.images[batch], self.rng)
+        images, labels = _load(self.model, self.train, self.standardize, pixels, self.train.labels[batch])
+        step = progress.epoch * self.steps_per_epoch + progress.step
+        self.optimizer.lr = self.schedule(step)
+        record = train_step(
+            self.model,
+            self.optimizer,
+            images,
+            labels,
+            self.rng,
+            label_smoothing=config.label_smoothing,
+            clip_norm=config.clip_norm or None,
+        )
+        if not math.isfinite(record.loss):
+            raise TrainingError(
+                f"the loss is {record.loss} at step {step + 1}; try a smaller learning rate (lr {config.lr / 3:.2g}), "
+                "a longer warm-up, or another initialisation; the last checkpoint is from before"
+            )
+        progress.loss_sum += record.loss * len(batch)
+        progress.right += round(record.accuracy * len(batch))
+        self.listener.on_step(step + 1, self.schedule.total_steps, record, len(batch))
+
+    def _end_epoch(self) -> None:
+        progress, count = self.progress, len(self.train)
+        validation = evaluate(self.model, self.validation, self.standardize)
+        record = {
+            "epoch": progress.epoch + 1,
+            "lr": self.optimizer.lr,
+            "train_loss": progress.loss_sum / count,
+            "train_accuracy": progress.right / count,
+            "val_loss": validation.loss,
+            "val_accuracy": validation.accuracy,
+            "seconds": progress.seconds,
+            "images_per_second": count / progress.seconds,
+        }
+        progress.history.append(record)
+        progress.epoch += 1
+        progress.step, progress.loss_sum, progress.right, progress.seconds = 0, 0.0, 0, 0.0
+        # Best before last: a run killed between the two repeats the epoch and writes the same best again.
+        if validation.accuracy > progress.best_accuracy:
+            progress.best_accuracy = validation.accuracy
+            self._save(BEST)
+        self._save()
+        self.listener.on_epoch(record)
+        self._warn_at_chance(record)
+
+    def _warn_at_chance(self, record: dict[str, Any]) -> None:
+        """Say so, once, when a tenth of the training (three epochs at least) has taught the model nothing."""
+        classes = self.train.num_classes
+        patience = max(3, self.config.epochs // 10)
+        if record["epoch"] == patience and record["train_loss"] > 0.95 * math.log(classes):
+            self.listener.on_message(
+                f"after {patience} epochs the loss is still that of guessing ({record['train_loss']:.2f} of "
+                f"ln {classes} = {math.log(classes):.2f}): see that it can overfit 8 images first, try another "
+                'initialisation (init "lecun" for networks of a few dozen channels), or another learning rate'
+            )
+
+    def _save(self, name: str = LAST) -> None:
+        if self.folder is None:
+            return
+        self.progress.rng_state = self.rng.bit_generator.state
+        meta = {**self.meta, "progress": asdict(self.progress)}
+        save_checkpoint(self.folder / name, self.model, self.optimizer, **meta)
+        if name == LAST:
+            lines = "".join(json.dumps(record) + "\n" for record in self.history)
+            with atomic_writer(self.folder / METRICS) as file:
+                file.write(lines.encode())
+
+    def _order(self, epoch: int) -> Generator:
+        return random_generator(self.config.seed, 0, epoch)
+
+    @contextmanager
+    def _stop_on_interrupt(self) -> Iterator[None]:
+        """Turn the first Ctrl-C into a wish to stop after the step; leave the second one as it is."""
+        before = signal.getsignal(signal.SIGINT)
+
+        def ask_to_stop(signum: int, frame: Any) -> None:
+            self._stop = True
+            signal.signal(signal.SIGINT, before)
+
+        try:
+            signal.signal(signal.SIGINT, ask_to_stop)
+        except ValueError:  # not the main thread: whoever runs this one handles signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
