@@ -75,8 +75,8 @@ def check_device(device: str) -> int | None:
     """
     if device == "cpu":
         return None
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or (number and not number.isdecimal()):
+    kind, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind != "cuda" or number.isdecimal() != bool(colon):
         raise InputError(f'device must be "cpu", "cuda" or "cuda:N", got {device!r}')
     cupy = _cupy()
     index = int(number or 0)
@@ -162,16 +162,16 @@ def random_generator(*seed: int) -> Generator:
     return np.random.default_rng(list(seed))
 
 
-def check_images(images: Array, channels: int, dtype: Any) -> None:
-    """Refuse anything but finite images (B, `channels`, H, W) of the network's float type.
+def check_images(images: Array, channels: int, beside: Array) -> None:
+    """Refuse anything but finite images (B, `channels`, H, W) of the home and dtype of a network's array.
 
     Values on a device are not looked at: that would wait for it.
 
     Raises:
         InputError: wrong rank, channels or dtype, an empty batch, or a value that is not finite.
-        TypeError: not an array.
+        TypeError: not an array, or one of another home.
     """
-    xp = get_array_module(images)
+    xp, dtype = get_array_module(images, beside), beside.dtype
     if images.ndim != 4:
         raise InputError(
             f"images must be (batch, channels, height, width), got shape {tuple(images.shape)}; "

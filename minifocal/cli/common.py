@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from minifocal.data import DATASETS, Dataset, Splits, load_splits
+from minifocal.data import DATASETS, Dataset, Splits
 from minifocal.data.dataset import Standardize, stratified_split
 from minifocal.errors import InputError
 from minifocal.models.focalnet import FocalNet
@@ -66,11 +66,6 @@ def _training_meta(checkpoint: Checkpoint, name: str) -> Any:
     if name not in checkpoint.meta:
         raise InputError(f"{checkpoint.path} was not written by minifocal train: it does not say its {name}")
     return checkpoint.meta[name]
-
-
-def load_splits_of(args: argparse.Namespace, data: str) -> Splits:
-    """Load the dataset that the arguments name."""
-    return load_splits(data, root=args.data_root, image_size=args.image_size)
 
 
 def on_terminal() -> bool:

@@ -7,11 +7,11 @@ from minifocal.cli.common import (
     add_data_arguments,
     add_device_argument,
     load_model,
-    load_splits_of,
     table,
     trained_class_names,
     trained_standardize,
 )
+from minifocal.data import load_splits
 from minifocal.errors import InputError
 from minifocal.training.trainer import evaluate
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print accuracy by class and the accuracy over all."""
     model, checkpoint = load_model(args.checkpoint, args.device)
-    splits = load_splits_of(args, args.data or checkpoint.meta.get("data", "digits"))
+    splits = load_splits(args.data or checkpoint.meta.get("data", "digits"), args.data_root, args.image_size)
     names = trained_class_names(checkpoint)
     if list(splits.test.class_names) != names:
         raise InputError(

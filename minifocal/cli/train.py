@@ -12,12 +12,11 @@ from tqdm import tqdm
 from minifocal.cli.common import (
     add_data_arguments,
     add_device_argument,
-    load_splits_of,
     on_terminal,
     split_validation,
 )
 from minifocal.cli.recipes import Network, recipe_for
-from minifocal.data import Dataset, Splits, Standardize, nearest_neighbour_accuracy
+from minifocal.data import Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
 from minifocal.errors import InputError
 from minifocal.files import atomic_writer
 from minifocal.models.config import MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
@@ -82,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, or go on training; print the accuracy on the test images last."""
     settings = _resumed_settings(args) if args.resume else _new_settings(args)
     folder: Path = settings.pop("folder")
-    splits = load_splits_of(argparse.Namespace(**settings["data"]), settings["data"]["data"])
+    splits = load_splits(**settings["data"])
     train, validation = split_validation(splits)
     model = _build(settings["network"], splits.train, args.device)
     standardize = Standardize.fit(train)
@@ -193,7 +192,7 @@ def _new_settings(args: argparse.Namespace) -> dict[str, Any]:
         "folder": args.out or _free_folder(Path("runs") / Path(data).name),
         "data": {
             "data": data,
-            "data_root": str(args.data_root) if args.data_root else None,
+            "root": str(args.data_root) if args.data_root else None,
             "image_size": args.image_size,
         },
         "network": {**chosen, "seed": seed, "dtype": args.dtype or "float32"},

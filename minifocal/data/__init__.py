@@ -38,7 +38,7 @@ SHAPES_SIZE = 32
 FOLDER_SIZE = 64
 
 
-def load_splits(data: str, root: Path | None = None, image_size: int | None = None, seed: int = 0) -> Splits:
+def load_splits(data: str, root: Path | str | None = None, image_size: int | None = None, seed: int = 0) -> Splits:
     """Load data by name, or a folder of images by its path.
 
     Args:
@@ -59,7 +59,7 @@ def load_splits(data: str, root: Path | None = None, image_size: int | None = No
             return folder_splits(data, FOLDER_SIZE if image_size is None else image_size, seed=seed)
         raise InputError(f"expected one of {', '.join(DATASETS)} or the path of a folder of images, got {data!r}")
 
-    splits = digits_splits() if data == "digits" else _load_public(data, root)
+    splits = digits_splits() if data == "digits" else _load_public(data, None if root is None else Path(root))
     height, width = splits.train.image_size
     if image_size not in (None, height):
         raise InputError(f"{data} has images of {height}×{width} pixels, got image size {image_size}; leave it out")

@@ -7,6 +7,7 @@ a whole step in one pass over memory, and this file is what it is held against.
 from typing import NamedTuple
 
 from minifocal.arrays import Array, get_array_module
+from minifocal.errors import InputError
 from minifocal.functional.activations import GeluCache, gelu_backward, gelu_forward
 from minifocal.functional.depthwise_conv import (
     DepthwiseConvCache,
@@ -39,9 +40,10 @@ def focal_level_forward(
     Returns:
         ctx_l and the new aggregate, both (B, H, W, C); and a FocalLevelCache.
     Raises:
-        InputError: weight has other channels than ctx, or k is even.
+        InputError: weight has other channels than ctx, k is even, or gate is not (B, H, W, 1).
     Source: Yang et al. 2022, equations 4 and 5 (arXiv:2203.11926).
     """
+    _check_gate(ctx, gate)
     z, conv_cache = depthwise_conv_forward(ctx, weight)
     ctx, gelu_cache = gelu_forward(z)
     share = ctx if gate is None else gate * ctx
@@ -85,8 +87,11 @@ def global_level_forward(ctx: Array, gate: Array, aggregate: Array | float) -> t
         gate: (B, H, W, 1). aggregate: (B, H, W, C), or 0.0 where there is no level.
     Returns:
         the new aggregate, (B, H, W, C); and a GlobalLevelCache.
+    Raises:
+        InputError: gate is not (B, H, W, 1).
     Source: Yang et al. 2022, section 3.2 (arXiv:2203.11926).
     """
+    _check_gate(ctx, gate)
     ctx_global, gelu_cache = gelu_forward(ctx.mean(axis=(1, 2), keepdims=True))
     return aggregate + gate * ctx_global, GlobalLevelCache(ctx.shape, gelu_cache, ctx_global, gate)
 
@@ -102,3 +107,12 @@ def global_level_backward(daggregate: Array, cache: GlobalLevelCache) -> tuple[A
     dctx_global = (daggregate * cache.gate).sum(axis=(1, 2), keepdims=True)
     dmean = gelu_backward(dctx_global, cache.gelu)
     return xp.broadcast_to(dmean / (H * W), cache.ctx_shape), dgate
+
+
+def _check_gate(ctx: Array, gate: Array | None) -> None:
+    if gate is None:
+        return
+    get_array_module(ctx, gate)
+    expected = (*ctx.shape[:3], 1)
+    if gate.shape != expected:
+        raise InputError(f"context: expected a gate of shape {expected}, got {tuple(gate.shape)}")

@@ -42,8 +42,8 @@ def cross_entropy_forward(
     Returns:
         loss: a scalar array in nats, dtype of logits; and a CrossEntropyCache.
     Raises:
-        InputError: shapes that do not fit, labels that are no integers or out of range (looked at where
-            they are on the host; on a device that would wait for it).
+        InputError: shapes that do not fit, smoothing outside [0, 1), labels that are no integers or out of range
+            (looked at where they are on the host; on a device that would wait for it).
     Source: label smoothing, Szegedy et al. 2016 (arXiv:1512.00567).
     """
     xp = get_array_module(logits, labels)
@@ -53,6 +53,8 @@ def cross_entropy_forward(
             f"{tuple(labels.shape)}"
         )
     N = logits.shape[1]
+    if not 0.0 <= label_smoothing < 1.0:
+        raise InputError(f"cross_entropy: label_smoothing must lie in [0, 1), got {label_smoothing}")
     if labels.dtype.kind not in "iu":
         raise InputError(f"cross_entropy: labels must be integers, got {labels.dtype}")
     if is_on_host(labels) and labels.size and not 0 <= labels.min() <= labels.max() < N:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from minifocal.arrays import Array, Generator, like
+from minifocal.errors import InputError
 
 
 class DropCache(NamedTuple):
@@ -22,6 +23,8 @@ def drop_path_forward(x: Array, rate: float, rng: Generator | None) -> tuple[Arr
         rng: gives one draw a sample, `rng.random(B)`; None, or a rate of 0, draws nothing and drops nothing.
     Returns:
         y: shape and dtype of x; and a DropCache.
+    Raises:
+        InputError: a rate outside [0, 1).
     Source: Huang et al. 2016 (arXiv:1603.09382).
     """
     return _drop(x, (x.shape[0],), rate, rng)
@@ -30,10 +33,20 @@ def drop_path_forward(x: Array, rate: float, rng: Generator | None) -> tuple[Arr
 def dropout_forward(x: Array, rate: float, rng: Generator | None) -> tuple[Array, DropCache]:
     """Drop single values: y = x * keep / (1 - rate), one draw a value, `rng.random(x.shape)`.
 
-    Args and returns as for drop_path_forward.
+    Arguments, result and errors as for drop_path_forward.
     Source: Srivastava et al. 2014 (Journal of Machine Learning Research 15, 1929-1958).
     """
     return _drop(x, x.shape, rate, rng)
+
+
+def check_drop_rate(rate: float) -> None:
+    """Refuse a rate that is no probability, or that keeps nothing.
+
+    Raises:
+        InputError: a rate outside [0, 1).
+    """
+    if not 0.0 <= rate < 1.0:
+        raise InputError(f"a drop rate must lie in [0, 1), got {rate}")
 
 
 def drop_backward(dy: Array, cache: DropCache) -> Array:
@@ -42,6 +55,7 @@ def drop_backward(dy: Array, cache: DropCache) -> Array:
 
 
 def _drop(x: Array, drawn: tuple[int, ...], rate: float, rng: Generator | None) -> tuple[Array, DropCache]:
+    check_drop_rate(rate)
     if rng is None or rate == 0.0:
         return x, DropCache(None)
     keep = rng.random(drawn) < 1.0 - rate

@@ -28,12 +28,15 @@ def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float = 1e-5) 
     Returns:
         y: (..., C), dtype of x; and a LayerNormCache.
     Raises:
-        InputError: x has another number of channels than weight.
+        InputError: x, weight and bias differ in channels.
     Source: Ba, Kiros and Hinton 2016 (arXiv:1607.06450).
     """
-    if x.shape[-1] != weight.shape[0]:
-        raise InputError(f"layer_norm: expected x with {weight.shape[0]} channels, got shape {tuple(x.shape)}")
     xp = get_array_module(x, weight, bias)
+    if not x.shape[-1:] == weight.shape == bias.shape:
+        raise InputError(
+            f"layer_norm: expected x (..., C), weight (C,) and bias (C,), got shapes {tuple(x.shape)}, "
+            f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+        )
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     rstd = 1.0 / xp.sqrt(variance + eps)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from minifocal.arrays import Array
+from minifocal.arrays import Array, get_array_module
 
 
 class LayerScaleCache(NamedTuple):
@@ -22,6 +22,7 @@ def layer_scale_forward(x: Array, gamma: Array) -> tuple[Array, LayerScaleCache]
         y: (..., C), dtype of x; and a LayerScaleCache.
     Source: Touvron et al. 2021 (arXiv:2103.17239).
     """
+    get_array_module(x, gamma)
     return x * gamma, LayerScaleCache(x, gamma)
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from minifocal.arrays import Array
+from minifocal.arrays import Array, get_array_module
 from minifocal.errors import InputError
 
 
@@ -23,13 +23,18 @@ def linear_forward(x: Array, weight: Array, bias: Array) -> tuple[Array, LinearC
     Returns:
         y: (..., O), dtype of x; and a LinearCache.
     Raises:
-        InputError: x has another number of channels than weight has rows.
+        InputError: x has another number of channels than weight has rows, or bias than columns.
     Cost: I*O multiply-adds a position.
     """
-    if x.shape[-1] != weight.shape[0]:
-        raise InputError(f"linear: expected x with {weight.shape[0]} channels, got shape {tuple(x.shape)}")
+    get_array_module(x, weight, bias)
+    in_dim, out_dim = weight.shape
+    if x.shape[-1] != in_dim or bias.shape != (out_dim,):
+        raise InputError(
+            f"linear: expected x with {in_dim} channels and a bias of {out_dim}, got shapes {tuple(x.shape)} and "
+            f"{tuple(bias.shape)}"
+        )
     y = _rows(x) @ weight + bias
-    return y.reshape(*x.shape[:-1], -1), LinearCache(x, weight)
+    return y.reshape(*x.shape[:-1], out_dim), LinearCache(x, weight)
 
 
 def linear_backward(dy: Array, cache: LinearCache) -> tuple[Array, Array, Array]:

@@ -120,8 +120,10 @@ class Layer:
             InputError: as check_state_dict.
         """
         self.check_state_dict(state)
-        for name, parameter in self.named_parameters():
-            parameter.data[...] = get_array_module(parameter.data).asarray(state[name])
+        own = dict(self.named_parameters())
+        values = {name: get_array_module(p.data).asarray(state[name]) for name, p in own.items()}
+        for name, parameter in own.items():
+            parameter.data[...] = values[name]
 
     def describe(self) -> dict[str, Any]:
         """Give what it takes to build this layer again, for a checkpoint: plain numbers and strings."""

@@ -1,8 +1,7 @@
 """DropPath and Dropout: rates, no parameters."""
 
 from minifocal.arrays import Array, Generator
-from minifocal.errors import InputError
-from minifocal.functional.drop_path import DropCache
+from minifocal.functional.drop_path import DropCache, check_drop_rate
 from minifocal.layers.base import Layer
 from minifocal.ops import REFERENCE, Ops
 
@@ -18,8 +17,7 @@ class DropPath(Layer):
 
     def __init__(self, rate: float, *, ops: Ops = REFERENCE) -> None:
         super().__init__(ops)
-        if not 0.0 <= rate < 1.0:
-            raise InputError(f"a drop rate must lie in [0, 1), got {rate}")
+        check_drop_rate(rate)
         self.rate = rate
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, DropCache]:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from minifocal.arrays import Array, Generator
+from minifocal.errors import InputError
 from minifocal.functional.linear import LinearCache
 from minifocal.layers.base import Layer
 from minifocal.layers.drop_path import Dropout
@@ -32,6 +33,8 @@ class MLP(Layer):
         hidden_dim: channels between.
         act: "gelu" (by erf) or "gelu_pytorch_tanh".
         drop_rate: of both dropouts.
+    Raises:
+        InputError: another name of an activation.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class MLP(Layer):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(ops)
+        if act not in ACTIVATIONS:
+            raise InputError(f"act must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
         self.fc1 = Linear(dim, hidden_dim, init=init, ops=ops)
         self.act = ACTIVATIONS[act]
         self.fc2 = Linear(hidden_dim, dim, init=init, ops=ops)

@@ -1,10 +1,11 @@
 """FocalNetConfig: every number that shapes a network, checked once, when it is made."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, check_option_names
 from minifocal.layers.mlp import ACTIVATIONS
 
 FOCAL, SIGMOID_GATE, BOX_MEAN = "focal", "sigmoid_gate", "box_mean"
@@ -105,7 +106,7 @@ class FocalNetConfig:
         Raises:
             InputError: a name that is no field, or a value that makes no network.
         """
-        check_option_names(values, [field.name for field in fields(cls)])
+        check_option_names(values, cls.__dataclass_fields__)
         return cls(**values)
 
     def to_json(self) -> str:
@@ -125,57 +126,54 @@ class FocalNetConfig:
 
     def _check_numbers(self) -> None:
         for name in ("patch_size", "in_chans", "embed_dim"):
-            _check(name, getattr(self, name), _is_int(getattr(self, name), 1), "an integer of at least 1")
-        _check(
-            "num_classes",
-            self.num_classes,
-            _is_int(self.num_classes, 0),
-            "an integer of at least 0 (0: none)",
-        )
-        _check("focal_factor", self.focal_factor, _is_int(self.focal_factor, 0), "an integer of at least 0")
-        hw = len(self.image_hw) == 2 and all(_is_int(n, 1) for n in self.image_hw)
-        _check("image_size", self.image_size, hw, "one or two integers of at least 1")
+            self._check(name, _is_int(getattr(self, name), 1), "an integer of at least 1")
+        self._check("num_classes", _is_int(self.num_classes, 0), "an integer of at least 0 (0: no classifier)")
+        self._check("focal_factor", _is_int(self.focal_factor, 0), "an integer of at least 0")
+        for field in fields(self):
+            if field.type is bool:
+                self._check(field.name, isinstance(getattr(self, field.name), bool), "True or False")
+            elif field.type is float:
+                self._check(field.name, _is_real(getattr(self, field.name)), "a finite number")
+        self._check("mlp_ratio", int(self.embed_dim * self.mlp_ratio) >= 1, "at least 1/embed_dim")
+        self._check("ln_eps", self.ln_eps > 0, "above 0")
+        for name in ("drop_rate", "drop_path_rate"):
+            self._check(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        for name, choices in (("mlp_act", tuple(ACTIVATIONS)), ("pad_mode", PAD_MODES)):
+            self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        sizes = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
+        self._check("image_size", len(sizes) <= 2 and all(_is_int(n, 1) for n in sizes), "1 or 2 integers above 0")
         if not self.use_conv_embed and min(self.image_hw) < self.patch_size and self.pad_mode == "floor":
             raise InputError(
                 f"image_size {self.image_size} is smaller than one patch of {self.patch_size} pixels; "
                 "give a smaller patch_size"
             )
-        _check("mlp_ratio", self.mlp_ratio, int(self.embed_dim * self.mlp_ratio) >= 1, "at least 1/embed_dim")
-        _check("ln_eps", self.ln_eps, self.ln_eps > 0, "above 0")
-        for name in ("drop_rate", "drop_path_rate"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
-        _check("mlp_act", self.mlp_act, self.mlp_act in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}")
-        _check("pad_mode", self.pad_mode, self.pad_mode in PAD_MODES, f"one of {', '.join(PAD_MODES)}")
 
     def _check_stages(self) -> None:
-        _check("depths", self.depths, len(self.depths) > 0, "at least one stage")
-        _check("depths", self.depths, min(self.depths) >= 1, "at least one block in every stage")
-        for name in ("focal_levels", "focal_windows"):
-            values = getattr(self, name)
-            expected = f"one value for each of {len(self.depths)} stages"
-            _check(name, values, len(values) == len(self.depths), expected)
-        _check("focal_levels", self.focal_levels, min(self.focal_levels) >= 0, "at least 0 in every stage")
-        _check("focal_windows", self.focal_windows, min(self.focal_windows) >= 1, "at least 1 in every stage")
+        stages = len(self.depths)
+        self._check("depths", stages > 0, "at least one stage")
+        self._check("depths", min(self.depths) >= 1, "at least one block in every stage")
+        for name, least in (("focal_levels", 0), ("focal_windows", 1)):
+            self._check(name, len(getattr(self, name)) == stages, f"one value for each of {stages} stages")
+            self._check(name, min(getattr(self, name)) >= least, f"at least {least} in every stage")
 
     def _check_modulation(self) -> None:
-        names = ", ".join(MODULATION_NAMES)
-        _check("modulation", self.modulation, self.modulation in MODULATION_NAMES, f"one of {names}")
+        known = self.modulation in MODULATION_NAMES
+        self._check("modulation", known, f"one of {', '.join(MODULATION_NAMES)}")
         if self.modulation != BOX_MEAN:
             for stage in range(len(self.depths)):
                 kernels = self.kernel_sizes(stage)
                 odd = all(k % 2 for k in kernels)
-                _check("focal_windows", self.focal_windows, odd, f"odd kernels, but stage {stage} has {kernels}")
+                self._check("focal_windows", odd, f"such that kernels are odd (stage {stage} has {kernels})")
         if self.modulation == FOCAL:
             return
         for name in ("use_postln_in_modulation", "normalize_modulator"):
-            _check(name, getattr(self, name), not getattr(self, name), 'False unless modulation is "focal"')
-        _check(
-            "focal_levels",
-            self.focal_levels,
-            min(self.focal_levels) >= 1,
-            f"at least 1 for {self.modulation}",
-        )
+            self._check(name, not getattr(self, name), 'False unless modulation is "focal"')
+        self._check("focal_levels", min(self.focal_levels) >= 1, f"at least 1 for {self.modulation}")
         check_divisible(self, self.image_hw)
+
+    def _check(self, name: str, good: bool, expected: str) -> None:
+        if not good:
+            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
 
 
 def check_divisible(config: FocalNetConfig, image_hw: tuple[int, int]) -> None:
@@ -192,23 +190,15 @@ def check_divisible(config: FocalNetConfig, image_hw: tuple[int, int]) -> None:
         )
 
 
-def check_option_names(given: Any, known: list[str]) -> None:
-    """Refuse names of options that do not exist, and list those that do."""
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise InputError(f"unknown option {', '.join(unknown)}; the options are {', '.join(known)}")
-
-
-def _check(name: str, value: Any, good: bool, expected: str) -> None:
-    if not good:
-        raise InputError(f"{name} must be {expected}, got {value!r}")
-
-
-def _is_int(value: Any, least: int) -> bool:
+def _is_int(value: Any, least: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _integers(name: str, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple) or not all(_is_int(v, -(2**31)) for v in values):
+    if not isinstance(values, list | tuple) or not all(_is_int(v, -math.inf) for v in values):
         raise InputError(f"{name} must be a tuple of integers, got {values!r}")
     return tuple(values)

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, Protocol
 
 from minifocal.arrays import FLOAT_DTYPES, Array, Generator, check_images, device_of, float32_linspace
-from minifocal.errors import InputError
+from minifocal.errors import InputError, check_option_names
 from minifocal.functional.drop_path import DropCache
 from minifocal.functional.layer_norm import LayerNormCache
 from minifocal.functional.linear import LinearCache
@@ -15,7 +15,7 @@ from minifocal.layers.layer_norm import LayerNorm
 from minifocal.layers.linear import Linear
 from minifocal.layers.patch_embed import PatchEmbed, PatchEmbedCache
 from minifocal.models.block import FocalNetStage, FocalNetStageCache
-from minifocal.models.config import SIGMOID_GATE, FocalNetConfig, check_divisible, check_option_names
+from minifocal.models.config import SIGMOID_GATE, FocalNetConfig, check_divisible
 from minifocal.models.summary import summarize
 from minifocal.ops import Ops, get_ops
 
@@ -143,21 +143,24 @@ class FocalNet(Layer):
             InputError: options that make no network, or that do not exist.
         Source: the documentation of Edifice.Vision.FocalNet 0.2; options and defaults are its own.
         """
-        check_option_names(unknown, [*BUILD_DEFAULTS])
-        config = FocalNetConfig(
-            image_size=image_size,
-            patch_size=patch_size,
-            in_chans=in_channels,
-            num_classes=num_classes or 0,
-            embed_dim=hidden_size,
-            depths=(num_layers,),
-            mlp_ratio=mlp_ratio,
-            drop_path_rate=drop_path_rate,
-            patch_norm=False,
-            focal_levels=(focal_levels,),
-            focal_windows=(focal_kernel,),
-            modulation=modulation,
-        )
+        check_option_names(unknown, BUILD_DEFAULTS)
+        try:
+            config = FocalNetConfig(
+                image_size=image_size,
+                patch_size=patch_size,
+                in_chans=in_channels,
+                num_classes=num_classes or 0,
+                embed_dim=hidden_size,
+                depths=(num_layers,),
+                mlp_ratio=mlp_ratio,
+                drop_path_rate=drop_path_rate,
+                patch_norm=False,
+                focal_levels=(focal_levels,),
+                focal_windows=(focal_kernel,),
+                modulation=modulation,
+            )
+        except InputError as error:
+            raise InputError(_in_the_seeds_words(str(error))) from error
         return cls(config, seed=seed, init=init, dtype=dtype, device=device, ops=ops)
 
     @classmethod
@@ -186,13 +189,13 @@ class FocalNet(Layer):
     @classmethod
     def output_size(cls, **options: Any) -> int:
         """Count the outputs of `build` with these options: num_classes where given, else hidden_size."""
-        check_option_names(options, [*BUILD_DEFAULTS])
+        check_option_names(options, BUILD_DEFAULTS)
         return options.get("num_classes") or cls.feature_size(**options)
 
     @classmethod
     def feature_size(cls, **options: Any) -> int:
         """Count the features of `build_backbone` with these options: hidden_size."""
-        check_option_names(options, [*BUILD_DEFAULTS])
+        check_option_names(options, BUILD_DEFAULTS)
         return int(options.get("hidden_size", BUILD_DEFAULTS["hidden_size"]))
 
     @property
@@ -258,7 +261,7 @@ class FocalNet(Layer):
         return {"architecture": "FocalNet", "dtype": self.dtype, "config": self.config.to_dict()}
 
     def _channels_last(self, images: Array) -> Array:
-        check_images(images, self.config.in_chans, self.norm.weight.data.dtype)
+        check_images(images, self.config.in_chans, beside=self.norm.weight.data)
         check_divisible(self.config, images.shape[2:])
         return images.transpose(0, 2, 3, 1)
 
@@ -266,11 +269,25 @@ class FocalNet(Layer):
 BUILD_DEFAULTS: dict[str, Any] = dict(FocalNet.build.__kwdefaults__ or {})
 """The options of `FocalNet.build` and their defaults."""
 
+SEED_NAMES = {
+    "in_chans": "in_channels",
+    "embed_dim": "hidden_size",
+    "depths": "num_layers",
+    "focal_windows": "focal_kernel",
+}
+"""What fields of FocalNetConfig are called among the options of `FocalNet.build`."""
+
 
 def drop_path_rates(config: FocalNetConfig) -> list[list[float]]:
     """Give the drop path rate of each block of each stage: 0 at the first block, drop_path_rate at the last."""
     rates = iter(float32_linspace(config.drop_path_rate, sum(config.depths)))
     return [[next(rates) for _ in range(depth)] for depth in config.depths]
+
+
+def _in_the_seeds_words(message: str) -> str:
+    for field, option in SEED_NAMES.items():
+        message = message.replace(field, option)
+    return message
 
 
 def _stem(config: FocalNetConfig, init: Initializer, ops: Ops) -> PatchEmbed:

@@ -86,7 +86,8 @@ def summarize(model: "FocalNet", image_size: int | tuple[int, int] | None = None
             first = tuple(name + part for part in ("norm1.", "modulation.", "gamma_1"))
             second = tuple(name + part for part in ("norm2.", "mlp.", "gamma_2"))
             rows.append(row(f"{name}modulation", first, block.first, shapes[s]))
-            rows.append(row(f"{name}mlp", second, block.second, shapes[s]))
+            last = stage.features if b == len(stage.blocks) - 1 else None  # kept to be looked at
+            rows.append(row(f"{name}mlp", second, (block.second, last), shapes[s]))
         if stage.downsample is not None:
             name = f"layers.{s}.downsample"
             rows.append(row(name, (name,), stage.downsample, shapes[s + 1]))

@@ -3,8 +3,8 @@
 import fnmatch
 from typing import Any
 
-from minifocal.errors import InputError
-from minifocal.models.config import FocalNetConfig, check_option_names
+from minifocal.errors import InputError, check_option_names
+from minifocal.models.config import FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 
 
@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "focalnet_large_fl3": _pyramid(18, 192, 3, 5, 0.5, **_LARGE),
     "focalnet_large_fl4": _pyramid(18, 192, 4, 3, 0.5, **_LARGE, normalize_modulator=True),
     "focalnet_xlarge_fl3": _pyramid(18, 256, 3, 5, 0.5, **_LARGE),
-    "focalnet_xlarge_fl4": _pyramid(18, 256, 4, 3, 0.5, **_LARGE, normalize_modulator=True),
+    "focalnet_xlarge_fl4": _pyramid(18, 256, 4, 3, 0.5, **_LARGE),
     "focalnet_huge_fl3": _pyramid(18, 352, 3, 3, 0.5, **_LARGE, use_postln_in_modulation=True),
     "focalnet_huge_fl4": _pyramid(18, 352, 4, 3, 0.5, **_LARGE, use_postln_in_modulation=True),
 }
@@ -56,7 +56,7 @@ def model_config(name: str, **overrides: Any) -> FocalNetConfig:
     """
     if name not in VARIANTS:
         raise InputError(f"there is no model {name!r}; the models are {', '.join(VARIANTS)}")
-    check_option_names(overrides, [*FocalNetConfig.__dataclass_fields__])
+    check_option_names(overrides, FocalNetConfig.__dataclass_fields__)
     return FocalNetConfig.from_dict({**VARIANTS[name], **overrides})
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from minifocal.arrays import Array, Generator, as_numpy, device_of, random_generator, to_device
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
-from minifocal.errors import InputError
+from minifocal.errors import InputError, check_option_names
 from minifocal.files import atomic_writer
 from minifocal.layers.base import Layer
 from minifocal.training.augment import Augmentation
@@ -144,7 +144,15 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Read what `to_dict` gave."""
+        """Read what `to_dict` gave.
+
+        Raises:
+            InputError: a name that is missing or unknown.
+        """
+        fields = cls.__dataclass_fields__
+        check_option_names(values, fields)
+        if missing := sorted(fields.keys() - values.keys()):
+            raise InputError(f"the settings of a training lack {', '.join(missing)}")
         augmentation = dict(values["augmentation"])
         if augmentation["crop"] is not None:
             augmentation["crop"] = tuple(augmentation["crop"])

@@ -1,0 +1,40 @@
+"""What the tests share: the array libraries they run on, and how Hypothesis draws."""
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from minifocal.arrays import check_device, get_array_module, to_device
+from minifocal.errors import InputError
+
+# The same examples in every run, and no database of old ones: a failure can be repeated anywhere.
+settings.register_profile("minifocal", deadline=None, derandomize=True, max_examples=25, database=None)
+settings.load_profile("minifocal")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="fail the tests that need a GPU where there is none")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test that takes `xp` twice; without a GPU the second one is skipped."""
+    if "xp" in metafunc.fixturenames:
+        skip = [] if metafunc.config.getoption("--require-gpu") or _has_gpu() else [pytest.mark.skip("no GPU")]
+        devices = ["cpu", pytest.param("cuda", marks=skip)]
+        metafunc.parametrize("xp", devices, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def xp(request: pytest.FixtureRequest) -> ModuleType:
+    """The array library: NumPy, then CuPy."""
+    return get_array_module(to_device(np.zeros(1), request.param))
+
+
+def _has_gpu() -> bool:
+    try:
+        check_device("cuda")
+    except InputError:
+        return False
+    return True
