@@ -82,7 +82,7 @@ def check_device(device: str) -> int | None:
     index = int(number or 0)
     count = cupy.cuda.runtime.getDeviceCount() if cupy.is_available() else 0
     if index >= count:
-        raise InputError(f"device {device!r} is not present: CuPy sees {count} GPUs; use --device cpu")
+        raise InputError(f'device {device!r} is not present: CuPy sees {count} GPUs; use device "cpu"')
     return index
 
 
@@ -157,8 +157,9 @@ def random_generator(*seed: int) -> Generator:
     Raises:
         InputError: a negative seed.
     """
-    if min(seed) < 0:
-        raise InputError(f"a seed must be an integer of at least 0, got {min(seed)}")
+    for number in seed:
+        if not isinstance(number, int) or number < 0:
+            raise InputError(f"a seed must be an integer of at least 0, got {number!r}")
     return np.random.default_rng(list(seed))
 
 

@@ -212,7 +212,7 @@ PLANTS = [  # subject, mistake, how the way back is changed, the arrays whose gr
     ("gelu", "sign", change(0, lambda g, dy, c: -g), "x"),
     ("gelu", "zeros", change(0, lambda g, dy, c: 0.0 * g), "x"),
     ("gelu", "dy ignored", change(0, lambda g, dy, c: g / dy), "x"),
-    ("gelu", "one element of 90 a ten-thousandth off", change(0, lambda g, dy, c: g * (1 + 1e-4 * (g == g.max()))), "x"),
+    ("gelu", "one of 90 elements is off by 1e-4", change(0, lambda g, dy, c: g * (1 + 1e-4 * (g == g.max()))), "x"),
     ("gelu_tanh", "the derivative of the erf form",
      instead(lambda dy, c: gelu_backward(dy, gelu_forward(c.x)[1])), "x"),
     ("gelu_tanh", "u' without its cubic term",

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from minifocal.arrays import float32_linspace
 from minifocal.errors import InputError, check_option_names
 from minifocal.layers.mlp import ACTIVATIONS
 
@@ -137,7 +138,8 @@ class FocalNetConfig:
         self._check("mlp_ratio", int(self.embed_dim * self.mlp_ratio) >= 1, "at least 1/embed_dim")
         self._check("ln_eps", self.ln_eps > 0, "above 0")
         for name in ("drop_rate", "drop_path_rate"):
-            self._check(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+            rate = getattr(self, name)
+            self._check(name, rate >= 0 and float32_linspace(rate, 2)[1] < 1, "in [0, 1)")
         for name, choices in (("mlp_act", tuple(ACTIVATIONS)), ("pad_mode", PAD_MODES)):
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         sizes = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple, Protocol
 
-from minifocal.arrays import FLOAT_DTYPES, Array, Generator, check_images, device_of, float32_linspace
+from minifocal.arrays import FLOAT_DTYPES, Array, Generator, check_device, check_images, device_of, float32_linspace
 from minifocal.errors import InputError, check_option_names
 from minifocal.functional.drop_path import DropCache
 from minifocal.functional.layer_norm import LayerNormCache
@@ -90,7 +90,12 @@ class FocalNet(Layer):
         super().__init__(get_ops(ops))
         if dtype not in FLOAT_DTYPES:
             raise InputError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype!r}")
-        self.config = config = config or FocalNetConfig()
+        check_device(device)
+        self.config = config = FocalNetConfig() if config is None else config
+        if not isinstance(config, FocalNetConfig):
+            raise InputError(
+                f"config must be a FocalNetConfig, got {type(config).__name__}; see FocalNetConfig.from_dict"
+            )
         self.dtype = dtype
         initializer = get_initializer(init, seed, dtype)
         self.patch_embed = _stem(config, initializer, self.ops)
@@ -173,8 +178,8 @@ class FocalNet(Layer):
             InputError: the checkpoint describes no FocalNet, or holds other weights than it describes.
         """
         description = checkpoint.description
-        if description.get("architecture") != "FocalNet":
-            raise InputError(f"the checkpoint is of a {description.get('architecture')!r}, expected a FocalNet")
+        if description.get("architecture") != "FocalNet" or not {"config", "dtype"} <= description.keys():
+            raise InputError(f"the checkpoint does not describe a FocalNet, but {description}")
         config = FocalNetConfig.from_dict(description["config"])
         model = cls(config, init="zeros", dtype=description["dtype"], ops=ops)
         checkpoint.restore(model)
@@ -189,14 +194,13 @@ class FocalNet(Layer):
     @classmethod
     def output_size(cls, **options: Any) -> int:
         """Count the outputs of `build` with these options: num_classes where given, else hidden_size."""
-        check_option_names(options, BUILD_DEFAULTS)
-        return options.get("num_classes") or cls.feature_size(**options)
+        model = cls.build(**{**options, "init": "zeros", "device": "cpu"})
+        return model.config.num_classes or model.config.dims[-1]
 
     @classmethod
     def feature_size(cls, **options: Any) -> int:
         """Count the features of `build_backbone` with these options: hidden_size."""
-        check_option_names(options, BUILD_DEFAULTS)
-        return int(options.get("hidden_size", BUILD_DEFAULTS["hidden_size"]))
+        return cls.output_size(**{**options, "num_classes": None})
 
     @property
     def device(self) -> str:
