@@ -1,6 +1,10 @@
 """What the tests share: the array libraries they run on, and how Hypothesis draws."""
 
+import os
 from types import ModuleType
+
+# Before NumPy is loaded: the tests run in several processes, whose BLAS threads would wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -18,7 +18,7 @@ from minifocal.cli.common import (
 from minifocal.cli.recipes import Network, recipe_for
 from minifocal.data import Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
 from minifocal.errors import InputError
-from minifocal.files import atomic_writer
+from minifocal.files import write_bytes
 from minifocal.models.config import MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--{name.replace('_', '-')}", type=kind_of or _integers, help=text, metavar="X")
     group.add_argument("--decay-all", action="store_true", default=None, help="decay vectors too")
     group.add_argument("--shift", type=int, metavar="PIXELS", help="largest random shift of the images")
+    group.add_argument("--crop", type=int, metavar="PIXELS", help="side of a random window of the images")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the images")
 
 
@@ -206,6 +207,8 @@ def _training(args: argparse.Namespace, recipe: TrainConfig, seed: int) -> Train
     if given.get("optimizer") == "adamw" and args.lr is None:
         given["lr"] = 3e-3  # the recipes' rates are for SGD
     changes = {name: value for name in ("shift", "flip") if (value := getattr(args, name)) is not None}
+    if args.crop:
+        changes["crop"] = (args.crop, args.crop)
     augmentation: Augmentation = replace(recipe.augmentation, **changes)
     return replace(recipe, **given, augmentation=augmentation, seed=seed)
 
@@ -269,12 +272,7 @@ def _newest_folder(runs: Path) -> Path:
 def _write_json(path: Path, settings: dict[str, Any]) -> None:
     if (path.parent / LAST).exists():
         raise InputError(f"{path.parent} holds a run already; add --resume to go on with it, or choose another --out")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(path) as file:
-            file.write(json.dumps(settings, indent=2).encode())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+    write_bytes(path, json.dumps(settings, indent=2).encode())
 
 
 def _announce(model: FocalNet, splits: Splits, train: Dataset, validation: Dataset, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from minifocal.arrays import Array, as_numpy
 from minifocal.errors import InputError
-from minifocal.files import atomic_writer
+from minifocal.files import write_bytes
 from minifocal.layers.base import Layer
 from minifocal.training.optim import Optimizer
 
@@ -72,13 +72,7 @@ def save_checkpoint(path: str | Path, model: Layer, optimizer: Optimizer | None 
         arrays |= {OPTIMIZER + name: as_numpy(array) for name, array in optimizer.state_dict().items()}
     steps = optimizer.steps if optimizer is not None else 0
     header = {"format": FORMAT, "description": model.describe(), "steps": steps, "meta": meta}
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(path) as file:
-            file.write(save(arrays, metadata={"minifocal": json.dumps(header)}))
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    write_bytes(Path(path), save(arrays, metadata={"minifocal": json.dumps(header)}))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from minifocal.arrays import Array, Generator, as_numpy, device_of, random_generator, to_device
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
 from minifocal.errors import InputError, check_option_names
-from minifocal.files import atomic_writer
+from minifocal.files import write_bytes
 from minifocal.layers.base import Layer
 from minifocal.training.augment import Augmentation
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
@@ -362,8 +362,7 @@ class Trainer:
         save_checkpoint(self.folder / name, self.model, self.optimizer, **meta)
         if name == LAST:
             lines = "".join(json.dumps(record) + "\n" for record in self.history)
-            with atomic_writer(self.folder / METRICS) as file:
-                file.write(lines.encode())
+            write_bytes(self.folder / METRICS, lines.encode())
 
     def _order(self, epoch: int) -> Generator:
         return random_generator(self.config.seed, 0, epoch)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minifocal.errors import InputError
-from minifocal.files import atomic_writer
+from minifocal.files import write_bytes
 from minifocal.models.focalnet import FocalNet
 
 if TYPE_CHECKING:
@@ -181,9 +181,4 @@ def _save(figure: "Figure", path: Path) -> None:
         figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(path) as file:
-            file.write(buffer.getvalue())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    write_bytes(path, buffer.getvalue())

@@ -82,6 +82,29 @@ def test_train_takes_a_published_variant(tmp_path, monkeypatch, capsys):
     assert "dims 192, depths 12, levels 3" in capsys.readouterr().out
 
 
+@pytest.fixture
+def image_folder(tmp_path):
+    """Dark and light grey squares, a folder for each class."""
+    rng = np.random.default_rng(0)
+    for name, low, count in (("dark", 0, 11), ("light", 150, 14)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = rng.integers(low, low + 100, (20, 24, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+def test_train_and_predict_on_a_folder_of_images(image_folder, tmp_path, capsys):
+    options = ["--image-size", "16", "--patch-size", "4", "--batch-size", "5", "--crop", "12", "--no-flip"]
+    out = str(tmp_path / "run")
+    assert main(["train", "--data", str(image_folder), "--out", out, *options, *QUICK, "--epochs", "3"]) == 0
+    assert "data: pictures" in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["training"]["augmentation"] == {"crop": [12, 12], "shift": 4, "shift_fraction": 0.5, "flip": False}
+    assert main(["predict", str(image_folder / "dark" / "0.png"), "--checkpoint", out]) == 0
+    assert "dark " in capsys.readouterr().out
+
+
 def test_default_folders_are_numbered(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for _ in range(3):
