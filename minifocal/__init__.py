@@ -24,7 +24,7 @@ from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model, list_models
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
 from minifocal.training.optim import SGD, AdamW
-from minifocal.training.trainer import train_step
+from minifocal.training.step import train_step
 
 __version__ = "0.1.0"
 

@@ -4,12 +4,14 @@ Everything above asks `get_array_module` which library made the arrays it was gi
 CPU and on a GPU. There is no global "current backend": the arrays decide.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, check_integer
 
 Array: TypeAlias = Any
 """An array of NumPy, of CuPy, or of another library that names itself by `__array_namespace__`."""
@@ -32,7 +34,7 @@ def get_array_module(*arrays: Array) -> ModuleType:
     """
     home = _home(arrays[0])
     for other in arrays[1:]:
-        if _home(other) is not home:
+        if _home(other) is not home or device_of(other) != device_of(arrays[0]):
             raise TypeError(
                 f"arrays of two homes: {_describe(arrays[0])} and {_describe(other)}; "
                 "move one of them with minifocal.arrays.to_device"
@@ -59,11 +61,14 @@ def _cupy() -> ModuleType:
     """Import CuPy, or say in one line what is missing."""
     try:
         import cupy
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(
             'device "cuda" needs CuPy, which is not installed; '
             'install "minifocal[cuda12]" or "minifocal[cuda13]", whichever the driver supports'
         ) from error
+    except ImportError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"CuPy is installed but cannot be loaded: {reason}; reinstall it for this driver") from error
     return cupy
 
 
@@ -84,6 +89,20 @@ def check_device(device: str) -> int | None:
     if index >= count:
         raise InputError(f'device {device!r} is not present: CuPy sees {count} GPUs; use device "cpu"')
     return index
+
+
+def describe_gpus() -> str:
+    """Name the GPUs that CuPy sees, its version and the driver's.
+
+    Raises:
+        InputError: there is none, or no CuPy.
+    """
+    check_device("cuda")
+    cupy = _cupy()
+    runtime = cupy.cuda.runtime
+    names = [runtime.getDeviceProperties(index)["name"].decode() for index in range(runtime.getDeviceCount())]
+    driver = runtime.driverGetVersion()
+    return f"{', '.join(names)}; CuPy {cupy.__version__}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}"
 
 
 def device_of(array: Array) -> str:
@@ -118,6 +137,13 @@ def like(values: np.ndarray, array: Array) -> Array:
 def full(shape: tuple[int, ...], value: float, dtype: str) -> np.ndarray:
     """Make a host array of one value; zeros take no memory before they are written to."""
     return np.full(shape, value, dtype=dtype) if value else np.zeros(shape, dtype=dtype)
+
+
+@contextmanager
+def overflow_is_looked_for() -> Iterator[None]:
+    """Silence NumPy's warnings of overflow and NaN where what comes out is tested anyway."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        yield
 
 
 def is_on_host(array: Array) -> bool:
@@ -158,8 +184,7 @@ def random_generator(*seed: int) -> Generator:
         InputError: a negative seed.
     """
     for number in seed:
-        if not isinstance(number, int) or number < 0:
-            raise InputError(f"a seed must be an integer of at least 0, got {number!r}")
+        check_integer("a seed", number, at_least=0)
     return np.random.default_rng(list(seed))
 
 

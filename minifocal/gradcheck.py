@@ -21,7 +21,7 @@ from minifocal.errors import InputError
 from minifocal.layers.base import Layer
 
 METHODS = ("central", "complex")
-STREAM = b"gradcheck"  # seeds the default rng apart from a user's: dy equal to x would hide a transposed gradient
+DEFAULT_SEED = 271828  # not 0 or 1, which a user's x may come from: dy equal to x would hide a transposed gradient
 FIRST_STEP = 1e-3  # of the extrapolated central differences, halved from there
 HALVINGS = 8
 ENOUGH = 1e-10  # relative error, as the extrapolation estimates it, at which halving ends
@@ -142,13 +142,17 @@ def check_gradients(
         a GradientReport, failures included: it raises nothing for a wrong gradient. It also fails what has a wrong
         shape or dtype or is not finite, and what changed its inputs or dy in place.
     Raises:
-        InputError: arrays in another dtype than float64, an unknown method.
+        InputError: no arrays or another dtype than float64, an unknown method, a tolerance that is no number above 0.
     """
     named = dict(arrays) if isinstance(arrays, Mapping) else {f"x{i}": a for i, a in enumerate(arrays)}
     _require_float64(named)
+    if not named:
+        raise InputError("there are no arrays to check; pass at least one")
+    if not 0.0 < tolerance < math.inf:
+        raise InputError(f"tolerance must be above 0 and finite, got {tolerance}")
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    rng = rng or random_generator(*STREAM)
+    rng = rng or random_generator(DEFAULT_SEED)
     values = list(named.values())
     kept = [array.copy() for array in values]
     y, cache = forward(*values)
@@ -196,7 +200,7 @@ def check_layer(
     """
     parameters = dict(layer.named_parameters())
     _require_float64({"x": x, **{name: parameter.data for name, parameter in parameters.items()}})
-    rng = rng or random_generator(*STREAM)
+    rng = rng or random_generator(DEFAULT_SEED)
     before = {name: (parameter.data, parameter.grad) for name, parameter in parameters.items()}
     filled = {name: like(rng.standard_normal(p.grad.shape), p.grad) for name, p in parameters.items()}
 
@@ -301,7 +305,8 @@ def _relative_error(analytic: float, numeric: float, scale: float) -> float:
 
 def _fault(gradient: Any, array: Array) -> str:
     if not hasattr(gradient, "shape") or tuple(gradient.shape) != tuple(array.shape):
-        return f"the gradient must have shape {tuple(array.shape)}, got {getattr(gradient, 'shape', gradient)}"
+        got = getattr(gradient, "shape", type(gradient).__name__)
+        return f"the gradient must have shape {tuple(array.shape)}, got {got}"
     if gradient.dtype != array.dtype:
         return f"the gradient must be {array.dtype}, got {gradient.dtype}"
     if not bool(get_array_module(gradient).isfinite(gradient).all()):

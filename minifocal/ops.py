@@ -33,7 +33,7 @@ class Op(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Ops:
-    """The operations that layers and models are made of; each field is named as its file in `functional/`."""
+    """What layers and models are made of; the functions of a field are `<field>_forward` and `<field>_backward`."""
 
     name: str
     linear: Op

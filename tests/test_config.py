@@ -74,7 +74,7 @@ WRONG_VALUES = {
     "drop_rate is NaN": {"drop_rate": math.nan},
     "drop_rate is bool": {"drop_rate": False},
     "drop_path_rate is negative": {"drop_path_rate": -0.1},
-    "drop_path_rate is 1": {"drop_path_rate": 1},
+    "drop_path_rate is 1": {"drop_path_rate": 1.0},
     "drop_path_rate is text": {"drop_path_rate": "0.1"},
     "patch_norm is text": {"patch_norm": "no"},
     "focal_levels is a number": {"focal_levels": 2},

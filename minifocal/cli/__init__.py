@@ -61,20 +61,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        the exit status: 0 done, 1 a check or a training failed, 2 the input cannot be used, 130 interrupted.
+        the exit status: 0 done, 1 a check or a training failed, 2 the input cannot be used, 130 interrupted,
+        141 the reader of the output has gone.
     """
     args = make_parser().parse_args(argv)
     try:
         status: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever read our output has stopped reading
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        _drop_output()
+        return 128 + 13  # as a program that SIGPIPE ends
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (InputError, TrainingError) as error:
-        print(f"minifocal {args.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        message, status = "interrupted", 130
+    except TrainingError as error:
+        message, status = str(error), 1
+    except InputError as error:
+        message, status = str(error), 2
+    except MemoryError as error:
+        message, status = f"not enough memory: {error}; make the network, the images or the batch smaller", 2
+    except OSError as error:
+        message, status = f"{error.strerror or error}: {error.filename or 'the output'}", 2
+        _drop_output()
+    print(f"minifocal {args.command}: {message}", file=sys.stderr)
+    return status
+
+
+def _drop_output() -> None:
+    """Send what is left in the buffer of standard output nowhere: Python would fail again on it at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

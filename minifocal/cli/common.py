@@ -54,15 +54,16 @@ def load_model(path: Path, device: str) -> tuple[FocalNet, Checkpoint]:
 
 def trained_standardize(checkpoint: Checkpoint) -> Standardize:
     """Give the scaling of pixels that a checkpoint was trained with."""
-    return Standardize.from_dict(_training_meta(checkpoint, "standardize"))
+    return Standardize.from_dict(training_meta(checkpoint, "standardize"))
 
 
 def trained_class_names(checkpoint: Checkpoint) -> list[str]:
     """Give the class names that a checkpoint was trained with."""
-    return [str(name) for name in _training_meta(checkpoint, "class_names")]
+    return [str(name) for name in training_meta(checkpoint, "class_names")]
 
 
-def _training_meta(checkpoint: Checkpoint, name: str) -> Any:
+def training_meta(checkpoint: Checkpoint, name: str) -> Any:
+    """Give something else that `minifocal train` stored in a checkpoint."""
     if name not in checkpoint.meta:
         raise InputError(f"{checkpoint.path} was not written by minifocal train: it does not say its {name}")
     return checkpoint.meta[name]

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minifocal.cli.common import on_terminal
-from minifocal.data.download import PUBLIC, cache_folder, fetch
+from minifocal.data.download import PUBLIC, fetch
 
 HELP = "fetch public datasets into a folder, for offline use"
 EXAMPLE = "minifocal data fetch mnist"
@@ -15,9 +15,12 @@ EXAMPLE = "minifocal data fetch mnist"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `fetch` and its datasets."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    action = actions.add_parser("fetch", help="download, check and unpack", epilog=f"example: {EXAMPLE}")
+    text = "download, check and unpack"
+    action = actions.add_parser(
+        "fetch", help=text, description=f"{text}.", epilog=f"example: {EXAMPLE}", allow_abbrev=False
+    )
     action.add_argument("names", nargs="+", choices=sorted(PUBLIC), metavar="NAME", help=", ".join(sorted(PUBLIC)))
-    action.add_argument("--folder", type=Path, help=f"where to (default: {cache_folder()})")
+    action.add_argument("--folder", type=Path, help="where to (default: the cache folder, see minifocal doctor)")
 
 
 def run(args: argparse.Namespace) -> int:

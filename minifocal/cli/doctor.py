@@ -9,7 +9,8 @@ import platform
 import numpy as np
 
 from minifocal import __version__
-from minifocal.arrays import check_device
+from minifocal.arrays import describe_gpus
+from minifocal.data.download import cache_folder
 from minifocal.errors import InputError
 from minifocal.ops import TABLES, get_ops
 
@@ -17,10 +18,6 @@ HELP = "show what this machine has and lacks, and what to do about it"
 EXAMPLE = "minifocal doctor"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-OPTIONAL = {
-    "numba": 'speed on a CPU: pip install "minifocal[fast]"',
-    "mpi4py": 'training on several machines: pip install "minifocal[mpi]"',
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +31,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name} {importlib.metadata.version(name)}")
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     print(f"BLAS: {blas.get('name')} {blas.get('version')}, {_threads()}")
-    for name, advice in OPTIONAL.items():
-        print(f"{name}: {_version(name) or f'not installed; {advice}'}")
+    print(f"numba: {_version('numba') or 'not installed'} (optional; no table of operations needs it yet)")
     print(f"GPU: {_gpu()}")
+    print(f"data: fetched into {cache_folder()}; MINIFOCAL_DATA names another folder")
     print(f"ops: {', '.join(TABLES)}; auto is {get_ops('auto').name}")
     return 0
 
@@ -46,7 +43,7 @@ def _threads() -> str:
     set_by = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
     if set_by:
         return f"{', '.join(set_by)} on {cores} cores"
-    return f"a thread for each of {cores} cores; OMP_NUM_THREADS sets fewer"
+    return f"a thread for each of {cores} cores; OMP_NUM_THREADS=1 is faster while other programs use them"
 
 
 def _version(name: str) -> str:
@@ -59,12 +56,6 @@ def _version(name: str) -> str:
 
 def _gpu() -> str:
     try:
-        check_device("cuda")
+        return describe_gpus()
     except InputError as error:
         return f"none in use: {error}"
-    import_name = "cupy"
-    cupy = importlib.import_module(import_name)
-    runtime = cupy.cuda.runtime
-    names = [runtime.getDeviceProperties(i)["name"].decode() for i in range(runtime.getDeviceCount())]
-    driver = runtime.driverGetVersion()
-    return f"{', '.join(names)}; CuPy {cupy.__version__}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}"

@@ -10,10 +10,11 @@ from minifocal.cli.common import (
     table,
     trained_class_names,
     trained_standardize,
+    training_meta,
 )
 from minifocal.data import load_splits
 from minifocal.errors import InputError
-from minifocal.training.trainer import evaluate
+from minifocal.training.step import evaluate
 
 HELP = "measure a checkpoint on the test images: loss, accuracy, and what is taken for what"
 EXAMPLE = "minifocal evaluate runs/digits"
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print accuracy by class and the accuracy over all."""
     model, checkpoint = load_model(args.checkpoint, args.device)
-    splits = load_splits(args.data or checkpoint.meta.get("data", "digits"), args.data_root, args.image_size)
+    given = {"data": args.data, "root": args.data_root, "image_size": args.image_size}
+    trained_on = {} if args.data else training_meta(checkpoint, "data")
+    splits = load_splits(**{**trained_on, **{name: value for name, value in given.items() if value is not None}})
+    print(f"checkpoint: {checkpoint.path}, data: {splits.name}, {splits.note}")
     names = trained_class_names(checkpoint)
     if list(splits.test.class_names) != names:
         raise InputError(

@@ -70,7 +70,12 @@ def run(args: argparse.Namespace) -> int:
     if not chosen:
         raise InputError(f"no layer matches {' '.join(patterns)}; the layers are {', '.join(c.name for c in known)}")
     if args.method == "complex":
+        refusing = [case for case in chosen if not case.complex_step]
         chosen = [case for case in chosen if case.complex_step]
+        if not chosen:
+            raise InputError("whole networks refuse complex numbers; use --method central")
+        if refusing:
+            print(f"left out, because whole networks refuse complex numbers: {len(refusing)} networks")
     failures, worst, checked = 0, 0.0, 0
     for case in tqdm(chosen, unit=" layers", disable=not on_terminal(), leave=False):
         rng = random_generator(args.seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 from minifocal.arrays import as_numpy, to_device
 from minifocal.cli.common import add_device_argument, load_model, trained_class_names, trained_standardize
 from minifocal.data.folder import read_image
+from minifocal.errors import check_integer
 from minifocal.functional.cross_entropy import log_softmax
 
 HELP = "name the most likely classes of images"
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each image."""
+    check_integer("--top", args.top, at_least=1)
     model, checkpoint = load_model(args.checkpoint, args.device)
     standardize, names = trained_standardize(checkpoint), trained_class_names(checkpoint)
     for path in args.images:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from minifocal.data.dataset import Dataset
+from minifocal.errors import check_integer
 from minifocal.models.config import FOCAL, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.training.augment import Augmentation
@@ -12,7 +13,7 @@ from minifocal.training.trainer import TrainConfig
 
 @dataclass(frozen=True)
 class Network:
-    """A small network, in the seed's words; one number of layers a stage."""
+    """A small network, in the words of `FocalNet.build`; one number of layers a stage."""
 
     patch_size: int
     hidden_size: int
@@ -25,6 +26,7 @@ class Network:
 
     def build(self, modulation: str, data: Dataset, **options: Any) -> FocalNet:
         """Build it for the images of a dataset. options: seed, dtype, device."""
+        check_integer("hidden_size", self.hidden_size, at_least=1)
         height, width = data.image_size
         if len(self.layers) == 1 and height == width:
             return FocalNet.build(
@@ -61,10 +63,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The network of the seed's modulations, the published one's, and the training of each."""
+    """The networks of the gated modulations and of the published one, and the training of each."""
 
-    seed_network: Network
-    seed_training: TrainConfig
+    gated_network: Network
+    gated_training: TrainConfig
     focal_network: Network
     focal_training: TrainConfig
 
@@ -72,27 +74,33 @@ class Recipe:
         """Give the network and the training for a modulation."""
         if modulation == FOCAL:
             return self.focal_network, self.focal_training
-        return self.seed_network, self.seed_training
+        return self.gated_network, self.gated_training
 
 
-def _recipe(training: TrainConfig, *, patch: int, dim: int, levels: int = 2, focal_patch: int | None = None) -> Recipe:
-    """The seed's network: four layers of `dim`; the published one: two stages of two blocks, half as wide."""
+def _recipe(training: TrainConfig, *, patch: int, dim: int, layers: int = 4, levels: int = 2) -> Recipe:
+    """Gated: one stage of `dim` channels. Published: two stages of two blocks, patches and width halved.
+
+    The published one learns with twice the rate and half the decay.
+    """
     return Recipe(
-        Network(patch, dim, (4,), levels),
+        Network(patch, dim, (layers,), levels),
         training,
-        Network(focal_patch or patch // 2, dim // 2, (2, 2), levels, mlp_ratio=2.0),
-        replace(training, lr=2 * training.lr),
+        Network(patch // 2, dim // 2, (2, 2), levels, mlp_ratio=2.0),
+        replace(training, lr=2 * training.lr, weight_decay=training.weight_decay / 2),
     )
 
 
-_SHIFTED = Augmentation(shift=1)
 _MNIST = _recipe(TrainConfig(epochs=5, augmentation=Augmentation(shift=2)), patch=4, dim=64)
 _CIFAR = _recipe(TrainConfig(epochs=20, augmentation=Augmentation(shift=4, flip=True)), patch=4, dim=96, levels=3)
-_FOLDER = _recipe(TrainConfig(epochs=30, augmentation=Augmentation(shift=4, flip=True)), patch=8, dim=96)
+_FOLDER = _recipe(TrainConfig(augmentation=Augmentation(shift=4, flip=True)), patch=8, dim=96)
+
+# One network for all modulations: a single stage learns the shapes slowly.
+_SHAPES_NETWORK = Network(4, 32, (2, 2), mlp_ratio=2.0)
+_SHAPES_TRAINING = TrainConfig(epochs=25, lr=0.1, weight_decay=1e-3, augmentation=Augmentation(shift=2, flip=True))
 
 RECIPES = {
-    "digits": _recipe(TrainConfig(augmentation=_SHIFTED), patch=2, dim=64),
-    "shapes": _recipe(TrainConfig(augmentation=Augmentation(shift=2, flip=True)), patch=4, dim=64, levels=3),
+    "digits": _recipe(TrainConfig(epochs=36, augmentation=Augmentation(shift=1)), patch=2, dim=64, layers=3),
+    "shapes": Recipe(_SHAPES_NETWORK, _SHAPES_TRAINING, _SHAPES_NETWORK, _SHAPES_TRAINING),
     "mnist": _MNIST,
     "fashion-mnist": _MNIST,
     "cifar10": _CIFAR,

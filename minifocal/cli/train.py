@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import shlex
+import shutil
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,19 @@ from minifocal.cli.common import (
     split_validation,
 )
 from minifocal.cli.recipes import Network, recipe_for
-from minifocal.data import Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
+from minifocal.data import DATASETS, Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
 from minifocal.errors import InputError
 from minifocal.files import write_bytes
-from minifocal.models.config import MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
+from minifocal.models.config import FOCAL, MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
 from minifocal.training.augment import Augmentation
 from minifocal.training.optim import OPTIMIZERS
-from minifocal.training.trainer import LAST, Listener, StepRecord, TrainConfig, Trainer, evaluate
+from minifocal.training.step import StepRecord, evaluate
+from minifocal.training.trainer import LAST, Listener, TrainConfig, Trainer
 from minifocal.viz.pictures import draw_curves
 
-HELP = "train a network; with no options the seed's network on the embedded digits"
+HELP = "train a network; with no options a FocalNet of Edifice's kind on the embedded digits"
 EXAMPLE = "minifocal train --data digits --modulation focal --epochs 30 --out runs/focal"
 
 CONFIG, CURVES = "config.json", "curves.png"
@@ -51,7 +54,7 @@ TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "lr": (float, "peak learning rate"),
     "momentum": (float, "of SGD"),
     "weight_decay": (float, "of everything but vectors"),
-    "warmup_steps": (int, "steps of rising learning rate"),
+    "warmup_steps": (int, "steps of rising learning rate (default: 50, or a tenth of a short training)"),
     "clip_norm": (float, "largest norm of the gradients; 0 does not clip"),
     "label_smoothing": (float, "in [0, 1)"),
 }
@@ -80,39 +83,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or go on training; print the accuracy on the test images last."""
-    settings = _resumed_settings(args) if args.resume else _new_settings(args)
-    folder: Path = settings.pop("folder")
-    splits = load_splits(**settings["data"])
-    train, validation = split_validation(splits)
-    model = _build(settings["network"], splits.train, args.device)
-    standardize = Standardize.fit(train)
-    meta = {"standardize": standardize.to_dict(), "class_names": splits.train.class_names, "data": splits.name}
-    listener = ProgressBar() if on_terminal() else PlainLines()
-    trainer = Trainer(
-        model,
-        train,
-        validation,
-        standardize,
-        TrainConfig.from_dict(settings["training"]),
-        folder=folder,
-        meta=meta,
-        listener=listener,
-    )
+    folder, settings = _resumed_settings(args) if args.resume else _new_settings(args)
+    resume = f"minifocal train --resume --out {shlex.quote(str(folder))}"
+    try:
+        trainer, splits = _make_trainer(folder, settings, args.device)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if not args.resume or isinstance(error, InputError):
+            raise
+        raise InputError(f"{folder / CONFIG} is not a configuration that minifocal train wrote: {error!r}") from error
     if args.resume:
         trainer.resume()
     else:
-        _write_json(folder / CONFIG, settings)
-    _announce(model, splits, train, validation, folder)
-    with listener:
-        listener.start(trainer)
+        write_bytes(folder / CONFIG, json.dumps(settings, indent=2).encode())
+    _announce(trainer, splits)
+    try:
         finished = trainer.fit()
-    draw_curves(trainer.history, folder / CURVES, title=f"{splits.name}, {model.config.modulation}")
+    except KeyboardInterrupt:
+        print(f"stopped at once; the last checkpoint stands, go on with: {resume}")
+        return 130
+    title = f"{splits.name}, {settings['network'].get('model') or settings['network']['modulation']}"
+    draw_curves(trainer.history, folder / CURVES, title=title)
     if not finished:
-        print(f"stopped and saved; go on with: minifocal train --resume --out {folder}")
+        print(f"stopped and saved; go on with: {resume}")
         return 130
     if len(splits.train) <= BASELINE_IMAGES:
         print(f"one nearest neighbour {100 * nearest_neighbour_accuracy(splits.train, splits.test):.2f} %")
-    accuracy = evaluate(model, splits.test, standardize).accuracy
+    accuracy = evaluate(trainer.model, splits.test, trainer.standardize).accuracy
     print(f"test accuracy {100 * accuracy:.2f} %")
     return 0
 
@@ -120,47 +116,51 @@ def run(args: argparse.Namespace) -> int:
 class ProgressBar(Listener):
     """A bar of images with loss, accuracy, images/s and time left, for a terminal."""
 
-    def __enter__(self) -> "ProgressBar":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.bar.close()
-
-    def start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Trainer) -> None:
         """Draw the bar, as far as the run has come."""
-        images = len(trainer.train)
-        progress = trainer.progress
-        done = progress.epoch * images + min(progress.step * trainer.config.batch_size, images)
-        self.bar = tqdm(total=trainer.config.epochs * images, initial=done, unit=" images", file=sys.stderr)
-        self.epochs = trainer.config.epochs
+        images, progress = len(trainer.train), trainer.progress
+        self.epochs, self.steps_per_epoch = trainer.config.epochs, trainer.steps_per_epoch
         self.validation = ""
+        columns, lines = shutil.get_terminal_size()  # tqdm draws nothing where a terminal says that it has no size
+        self.bar = tqdm(
+            total=self.epochs * images,
+            initial=progress.epoch * images + min(progress.step * trainer.config.batch_size, images),
+            unit=" img",
+            file=sys.stderr,
+            ncols=columns,
+            nrows=lines,
+            bar_format="{desc} {percentage:3.0f}% |{bar:4}| {rate_fmt}, {remaining} left{postfix}",
+        )
 
     def on_step(self, step: int, total: int, record: StepRecord, images: int) -> None:
         """Move the bar."""
-        text = f"loss {record.loss:.3f}, accuracy {100 * record.accuracy:.0f} %{self.validation}"
-        self.bar.set_postfix_str(text, refresh=False)
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        self.bar.set_description_str(f"epoch {epoch}/{self.epochs}", refresh=False)
+        self._show(f"loss {record.loss:.2f}, {100 * record.accuracy:.0f} %{self.validation}")
         self.bar.update(images)
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """Show the validation accuracy from now on."""
-        self.bar.set_description(f"epoch {record['epoch']}/{self.epochs}", refresh=False)
-        self.validation = f", validation {100 * record['val_accuracy']:.1f} %"
+        self.validation = f", val {100 * record['val_accuracy']:.1f} %"
+        self._show(f"loss {record['train_loss']:.2f}, {100 * record['train_accuracy']:.0f} %{self.validation}")
+        self.bar.refresh()
 
     def on_message(self, message: str) -> None:
         """Print above the bar."""
         self.bar.write(message, file=sys.stderr)
 
+    def on_end(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+    def _show(self, text: str) -> None:
+        self.bar.set_postfix_str(text, refresh=False)
+
 
 class PlainLines(Listener):
     """A line an epoch, for files and pipes."""
 
-    def __enter__(self) -> "PlainLines":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Trainer) -> None:
         """Remember how many epochs there are."""
         self.epochs = trainer.config.epochs
 
@@ -178,22 +178,24 @@ class PlainLines(Listener):
         print(message, file=sys.stderr)
 
 
-def _new_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything that shapes a run, from the options and the dataset's recipe; it becomes config.json."""
+def _new_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Give the folder of a new run, and all that shapes it, from the options and the dataset's recipe."""
     data = args.data or "digits"
-    modulation = args.modulation or SIGMOID_GATE
+    modulation = args.modulation or (FOCAL if args.model else SIGMOID_GATE)
     network, training = recipe_for(data).choose(modulation)
     given = {name: value for name in NETWORK_OPTIONS if (value := getattr(args, name)) is not None}
     if args.model:
         chosen: dict[str, Any] = {"model": args.model, "overrides": given}
     else:
-        chosen = {"modulation": modulation, "network": vars(replace(network, **given))}
-    seed = args.seed or 0
-    return {
-        "folder": args.out or _free_folder(Path("runs") / Path(data).name),
+        chosen = {"modulation": modulation, "network": asdict(replace(network, **given))}
+    seed = 0 if args.seed is None else args.seed
+    folder = args.out or _free_folder(Path("runs") / Path(data).resolve().name)
+    if (folder / LAST).exists():
+        raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
+    return folder, {
         "data": {
-            "data": data,
-            "root": str(args.data_root) if args.data_root else None,
+            "data": data if data in DATASETS else str(Path(data).resolve()),
+            "root": str(args.data_root.resolve()) if args.data_root else None,
             "image_size": args.image_size,
         },
         "network": {**chosen, "seed": seed, "dtype": args.dtype or "float32"},
@@ -207,10 +209,26 @@ def _training(args: argparse.Namespace, recipe: TrainConfig, seed: int) -> Train
     if given.get("optimizer") == "adamw" and args.lr is None:
         given["lr"] = 3e-3  # the recipes' rates are for SGD
     changes = {name: value for name in ("shift", "flip") if (value := getattr(args, name)) is not None}
-    if args.crop:
+    if args.crop is not None:
         changes["crop"] = (args.crop, args.crop)
     augmentation: Augmentation = replace(recipe.augmentation, **changes)
     return replace(recipe, **given, augmentation=augmentation, seed=seed)
+
+
+def _make_trainer(folder: Path, settings: dict[str, Any], device: str) -> tuple[Trainer, Splits]:
+    splits = load_splits(**settings["data"])
+    train, validation = split_validation(splits)
+    trainer = Trainer(
+        _build(settings["network"], splits.train, device),
+        train,
+        validation,
+        Standardize.fit(train),
+        TrainConfig.from_dict(settings["training"]),
+        folder=folder,
+        meta={"data": settings["data"]},
+        listener=ProgressBar() if on_terminal() else PlainLines(),
+    )
+    return trainer, splits
 
 
 def _build(settings: dict[str, Any], data: Dataset, device: str) -> FocalNet:
@@ -234,8 +252,8 @@ def _build(settings: dict[str, Any], data: Dataset, device: str) -> FocalNet:
     )
 
 
-def _resumed_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Read the settings of the run in --out, or of the newest under runs."""
+def _resumed_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Give the folder in --out, or the newest under runs, and the settings of its run."""
     free = ("resume", "out", "device", "command", "run")
     given = [name for name, value in vars(args).items() if name not in free and value is not None]
     if given:
@@ -243,13 +261,9 @@ def _resumed_settings(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--resume goes on as the run began: leave {names} away, or start a new run")
     folder = args.out or _newest_folder(Path("runs"))
     try:
-        settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-        complete = {"data", "network", "training"} <= settings.keys()
-    except (OSError, ValueError, AttributeError) as error:
+        return folder, json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no run to resume: {error}") from error
-    if not complete:
-        raise InputError(f"{folder / CONFIG} is not a configuration that minifocal train wrote")
-    return {**settings, "folder": folder}
 
 
 def _free_folder(folder: Path) -> Path:
@@ -269,23 +283,23 @@ def _newest_folder(runs: Path) -> Path:
     return found[-1].parent
 
 
-def _write_json(path: Path, settings: dict[str, Any]) -> None:
-    if (path.parent / LAST).exists():
-        raise InputError(f"{path.parent} holds a run already; add --resume to go on with it, or choose another --out")
-    write_bytes(path, json.dumps(settings, indent=2).encode())
-
-
-def _announce(model: FocalNet, splits: Splits, train: Dataset, validation: Dataset, folder: Path) -> None:
+def _announce(trainer: Trainer, splits: Splits) -> None:
+    counts = len(trainer.train), len(trainer.validation), len(splits.test)
     print(f"data: {splits.name}, {splits.note}")
-    print(f"images: {len(train)} to train, {len(validation)} to validate, {len(splits.test)} to test")
+    print("images: {} to train, {} to validate, {} to test".format(*counts))
+    model = trainer.model
+    assert isinstance(model, FocalNet)
     config = model.config
     print(
         f"network: {config.modulation}, {model.count_parameters():,} parameters, patch {config.patch_size}, "
         f"dims {'-'.join(map(str, config.dims))}, depths {'-'.join(map(str, config.depths))}, "
         f"levels {'-'.join(map(str, config.focal_levels))}, on {model.device}"
     )
-    print(f"folder: {folder}", flush=True)
+    print(f"folder: {trainer.folder}", flush=True)
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 4 or 2,2, got {text!r}") from error

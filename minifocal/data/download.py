@@ -87,10 +87,17 @@ PUBLIC: Mapping[str, tuple[PublicFile, ...]] = {
 
 
 def cache_folder() -> Path:
-    """Where fetched data is kept: $MINIFOCAL_DATA, or "minifocal" in the user's cache folder."""
+    """Where fetched data is kept: $MINIFOCAL_DATA, or "minifocal" in the user's cache folder.
+
+    Raises:
+        InputError: there is neither, nor a home folder.
+    """
     if chosen := os.environ.get("MINIFOCAL_DATA"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minifocal"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minifocal"
+    except RuntimeError as error:
+        raise InputError("there is no home folder to keep data in; set MINIFOCAL_DATA to a folder") from error
 
 
 def fetch(

@@ -1,7 +1,7 @@
 """Context for a token: focal levels, each a depthwise convolution wider than the last, and the whole map.
 
-Each step takes the sum gathered so far and gives it back with its own share added. So a kernel can do
-a whole step in one pass over memory, and this file is what it is held against.
+Each step takes the sum gathered so far and gives it back with its own share added, so that a fused implementation
+can do a whole step in one pass over memory.
 """
 
 from typing import NamedTuple
@@ -26,25 +26,25 @@ class FocalLevelCache(NamedTuple):
 
 
 def focal_level_forward(
-    ctx: Array, weight: Array, gate: Array | None, aggregate: Array | float
+    ctx_before: Array, weight: Array, gate: Array | None, aggregate: Array | float
 ) -> tuple[Array, Array, FocalLevelCache]:
     """Widen the context by one level and add its gated share to the aggregate.
 
     ctx_l = GELU(DWConv(ctx_{l-1})),   aggregate + gate * ctx_l
 
     Args:
-        ctx: (B, H, W, C), float: the context of the level before.
+        ctx_before: (B, H, W, C), float: ctx_{l-1}, the context of the level before.
         weight: (k, k, C): the level's depthwise kernel, k odd.
         gate: (B, H, W, 1): how much of this level each token wants, shared over channels; None adds it whole.
         aggregate: (B, H, W, C): the sum over the levels before; 0.0 at the first.
     Returns:
         ctx_l and the new aggregate, both (B, H, W, C); and a FocalLevelCache.
     Raises:
-        InputError: weight has other channels than ctx, k is even, or gate is not (B, H, W, 1).
+        InputError: weight has other channels than ctx_before, k is even, or gate is not (B, H, W, 1).
     Source: Yang et al. 2022, equations 4 and 5 (arXiv:2203.11926).
     """
-    _check_gate(ctx, gate)
-    z, conv_cache = depthwise_conv_forward(ctx, weight)
+    _check_gate(ctx_before, gate)
+    z, conv_cache = depthwise_conv_forward(ctx_before, weight)
     ctx, gelu_cache = gelu_forward(z)
     share = ctx if gate is None else gate * ctx
     return ctx, aggregate + share, FocalLevelCache(conv_cache, gelu_cache, ctx, gate)

@@ -39,7 +39,7 @@ def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float = 1e-5) 
         )
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    rstd = 1.0 / xp.sqrt(variance + eps)
+    rstd = 1.0 / xp.sqrt(variance + float(eps))
     x_hat = centred * rstd
     return x_hat * weight + bias, LayerNormCache(x_hat, rstd, weight)
 

@@ -37,8 +37,7 @@ class Layer:
 
     Attributes:
         ops: the table of operations it computes with.
-        inline: its parts appear under its parent's name, not under its own. Published weights know no level
-            of names there.
+        inline: its parameters are named as if its parent held them, as in published weights.
     """
 
     inline = False

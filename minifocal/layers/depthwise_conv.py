@@ -23,8 +23,7 @@ class DepthwiseConv(Layer):
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, DepthwiseConvCache]:
         """Convolve (B, H, W, dim)."""
-        z, cache = self.ops.depthwise_conv.forward(x, self.weight.data)
-        return z, cache
+        return self.ops.depthwise_conv.forward(x, self.weight.data)
 
     def backward(self, dy: Array, cache: DepthwiseConvCache) -> Array:
         """Give dx; add to the gradient of weight."""

@@ -22,8 +22,7 @@ class DropPath(Layer):
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, DropCache]:
         """Drop by one draw a sample; without an rng nothing is dropped."""
-        y, cache = self.ops.drop_path.forward(x, self.rate, rng)
-        return y, cache
+        return self.ops.drop_path.forward(x, self.rate, rng)
 
     def backward(self, dy: Array, cache: DropCache) -> Array:
         """Give dx: zero where the branch was dropped."""
@@ -35,8 +34,7 @@ class Dropout(DropPath):
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, DropCache]:
         """Drop by one draw a value; without an rng nothing is dropped."""
-        y, cache = self.ops.dropout.forward(x, self.rate, rng)
-        return y, cache
+        return self.ops.dropout.forward(x, self.rate, rng)
 
     def backward(self, dy: Array, cache: DropCache) -> Array:
         """Give dx: zero where the value was dropped."""

@@ -23,7 +23,8 @@ class FocalContext(Layer):
         ctx_l = GELU(DWConv_l(ctx_{l-1})),  l = 1..L
         aggregate = sum_l gates[l-1] * ctx_l + gates[L] * GELU(mean over H and W of ctx_L)
 
-    Without gates: the plain sum of the levels, and no global level.
+    Without gates: the plain sum of the levels, and no global level. It takes gates where other layers take an rng
+    and gives two gradients, so check it through a modulation.
 
     Args:
         dim: channels.
@@ -49,7 +50,7 @@ class FocalContext(Layer):
         """
         aggregate: Array = 0.0
         levels = []
-        # A level is one operation (conv, GELU, gate, sum), which a kernel can do in one pass over memory.
+        # A level is one operation (conv, GELU, gate, sum), which a fused implementation does in one pass over memory.
         for level, (conv,) in enumerate(self.focal_layers):
             gate = None if gates is None else gates[..., level : level + 1]
             ctx, aggregate, cache = self.ops.focal_level.forward(ctx, conv.weight.data, gate, aggregate)

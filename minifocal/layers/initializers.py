@@ -64,7 +64,7 @@ class Official(Initializer):
 
 
 class Glorot(Initializer):
-    """Uniform with variance 2 / (fan_in + fan_out), biases zero: what Axon, the seed's framework, does.
+    """Uniform with variance 2 / (fan_in + fan_out), biases zero: what Axon, Edifice's framework, does.
 
     Source: Glorot and Bengio 2010 (Proceedings of Machine Learning Research 9, 249-256).
     """

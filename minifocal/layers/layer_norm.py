@@ -24,8 +24,7 @@ class LayerNorm(Layer):
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, LayerNormCache]:
         """Normalise (..., dim)."""
-        y, cache = self.ops.layer_norm.forward(x, self.weight.data, self.bias.data, self.eps)
-        return y, cache
+        return self.ops.layer_norm.forward(x, self.weight.data, self.bias.data, self.eps)
 
     def backward(self, dy: Array, cache: LayerNormCache) -> Array:
         """Give dx; add to the gradients of weight and bias."""

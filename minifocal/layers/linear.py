@@ -25,8 +25,7 @@ class Linear(Layer):
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, LinearCache]:
         """Map (..., in_dim) to (..., out_dim)."""
-        y, cache = self.ops.linear.forward(x, self.weight.data, self.bias.data)
-        return y, cache
+        return self.ops.linear.forward(x, self.weight.data, self.bias.data)
 
     def backward(self, dy: Array, cache: LinearCache) -> Array:
         """Give dx; add to the gradients of weight and bias."""

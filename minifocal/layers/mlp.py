@@ -58,8 +58,7 @@ class MLP(Layer):
     @property
     def activation(self) -> Op:
         """The pair of functions behind `act`."""
-        pair: Op = getattr(self.ops, self.act)
-        return pair
+        return getattr(self.ops, self.act)
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, MLPCache]:
         """Map (..., dim) to (..., dim)."""

@@ -29,13 +29,13 @@ class ResidualCache(NamedTuple):
 class FocalNetBlockCache(NamedTuple):
     """What `FocalNetBlock.backward` needs."""
 
-    first: ResidualCache
-    second: ResidualCache
+    modulation_branch: ResidualCache
+    mlp_branch: ResidualCache
 
     @property
     def modulation(self) -> Any:
         """The modulation's cache: `q`, `gates`, `modulator` and what its backward pass needs."""
-        return self.first.branch
+        return self.modulation_branch.branch
 
 
 class FocalNetBlock(Layer):
@@ -73,14 +73,14 @@ class FocalNetBlock(Layer):
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, FocalNetBlockCache]:
         """Map (B, H, W, C) to the same shape."""
-        x, first = self._residual_forward(x, self.norm1, self.modulation, self.gamma_1, rng)
-        x, second = self._residual_forward(x, self.norm2, self.mlp, self.gamma_2, rng)
-        return x, FocalNetBlockCache(first, second)
+        x, modulation_cache = self._residual_forward(x, self.norm1, self.modulation, self.gamma_1, rng)
+        x, mlp_cache = self._residual_forward(x, self.norm2, self.mlp, self.gamma_2, rng)
+        return x, FocalNetBlockCache(modulation_cache, mlp_cache)
 
     def backward(self, dy: Array, cache: FocalNetBlockCache) -> Array:
         """Give dx; add to the gradients of all parameters."""
-        dy = self._residual_backward(dy, self.norm2, self.mlp, self.gamma_2, cache.second)
-        return self._residual_backward(dy, self.norm1, self.modulation, self.gamma_1, cache.first)
+        dy = self._residual_backward(dy, self.norm2, self.mlp, self.gamma_2, cache.mlp_branch)
+        return self._residual_backward(dy, self.norm1, self.modulation, self.gamma_1, cache.modulation_branch)
 
     def _residual_forward(
         self, x: Array, norm: LayerNorm, branch: Layer, gamma: Parameter | None, rng: Generator | None
@@ -144,7 +144,10 @@ class FocalNetStage(Layer):
         self.downsample = None if last else _downsample(config, stage, init, ops)
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, FocalNetStageCache]:
-        """Map (B, H, W, C) to (B, H/2, W/2, 2C), or to the same shape in the last stage."""
+        """Map (B, H, W, C) to (B, H/2, W/2, 2C), or to the same shape in the last stage.
+
+        Halves are rounded down, or up with overlapping patches or pad_mode "pad".
+        """
         blocks = []
         for block in self.blocks:
             x, block_cache = block.forward(x, rng)

@@ -9,7 +9,7 @@ def multiply_adds(config: FocalNetConfig, image_hw: tuple[int, int] | None = Non
     Parts are "patch_embed", "layers.s.blocks.b.modulation", "layers.s.blocks.b.mlp" (each with its norm),
     "layers.s.downsample", "norm" and "head". The published networks' sum is the official `flops()` to the last digit.
     Like it, this counts C*P² a token for overlapping patches too, and the final norm on a map that
-    is floor(C * N_0 / 2^stages) large.
+    is floor(C * N_0 / 2^stages) large; and pixels that fill no patch are left out here, also where pad_mode is "pad".
 
     Args:
         config: of the network.

@@ -3,10 +3,11 @@
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from numbers import Real
 from typing import Any
 
 from minifocal.arrays import float32_linspace
-from minifocal.errors import InputError, check_option_names
+from minifocal.errors import InputError, check_integer, check_option_names, is_integer
 from minifocal.layers.mlp import ACTIVATIONS
 
 FOCAL, SIGMOID_GATE, BOX_MEAN = "focal", "sigmoid_gate", "box_mean"
@@ -73,6 +74,13 @@ class FocalNetConfig:
     modulation: str = FOCAL
 
     def __post_init__(self) -> None:
+        # Plain Python numbers: a NumPy float64 among them would turn float32 arrays into float64.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is float and _is_real(value):
+                object.__setattr__(self, field.name, float(value))
+            elif is_integer(value):
+                object.__setattr__(self, field.name, int(value))
         for name in ("depths", "focal_levels", "focal_windows"):
             object.__setattr__(self, name, _integers(name, getattr(self, name)))
         if isinstance(self.image_size, list | tuple):
@@ -126,10 +134,14 @@ class FocalNetConfig:
         return cls.from_dict(values)
 
     def _check_numbers(self) -> None:
-        for name in ("patch_size", "in_chans", "embed_dim"):
-            self._check(name, _is_int(getattr(self, name), 1), "an integer of at least 1")
-        self._check("num_classes", _is_int(self.num_classes, 0), "an integer of at least 0 (0: no classifier)")
-        self._check("focal_factor", _is_int(self.focal_factor, 0), "an integer of at least 0")
+        for name, least in (
+            ("patch_size", 1),
+            ("in_chans", 1),
+            ("embed_dim", 1),
+            ("num_classes", 0),
+            ("focal_factor", 0),
+        ):
+            check_integer(name, getattr(self, name), least)
         for field in fields(self):
             if field.type is bool:
                 self._check(field.name, isinstance(getattr(self, field.name), bool), "True or False")
@@ -143,7 +155,8 @@ class FocalNetConfig:
         for name, choices in (("mlp_act", tuple(ACTIVATIONS)), ("pad_mode", PAD_MODES)):
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         sizes = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
-        self._check("image_size", len(sizes) <= 2 and all(_is_int(n, 1) for n in sizes), "1 or 2 integers above 0")
+        whole = len(sizes) <= 2 and all(is_integer(n) and n >= 1 for n in sizes)
+        self._check("image_size", whole, "one or two integers of at least 1")
         if not self.use_conv_embed and min(self.image_hw) < self.patch_size and self.pad_mode == "floor":
             raise InputError(
                 f"image_size {self.image_size} is smaller than one patch of {self.patch_size} pixels; "
@@ -165,7 +178,8 @@ class FocalNetConfig:
             for stage in range(len(self.depths)):
                 kernels = self.kernel_sizes(stage)
                 odd = all(k % 2 for k in kernels)
-                self._check("focal_windows", odd, f"such that kernels are odd (stage {stage} has {kernels})")
+                where = f"stage {stage} has {kernels}; FocalNet.build calls it focal_kernel"
+                self._check("focal_windows", odd, f"such that all kernels are odd ({where})")
         if self.modulation == FOCAL:
             return
         for name in ("use_postln_in_modulation", "normalize_modulator"):
@@ -179,7 +193,7 @@ class FocalNetConfig:
 
 
 def check_divisible(config: FocalNetConfig, image_hw: tuple[int, int]) -> None:
-    """Refuse images that the seed's networks cannot cut into whole patches; the published one drops the rest.
+    """Refuse images that Edifice's networks cannot cut into whole patches; the published one leaves the rest out.
 
     Raises:
         InputError: the height or the width is no multiple of patch_size.
@@ -192,15 +206,11 @@ def check_divisible(config: FocalNetConfig, image_hw: tuple[int, int]) -> None:
         )
 
 
-def _is_int(value: Any, least: float) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _is_real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _integers(name: str, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple) or not all(_is_int(v, -math.inf) for v in values):
+    if not isinstance(values, list | tuple) or not all(map(is_integer, values)):
         raise InputError(f"{name} must be a tuple of integers, got {values!r}")
-    return tuple(values)
+    return tuple(int(value) for value in values)

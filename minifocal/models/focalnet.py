@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, Protocol
 
 from minifocal.arrays import FLOAT_DTYPES, Array, Generator, check_device, check_images, device_of, float32_linspace
-from minifocal.errors import InputError, check_option_names
+from minifocal.errors import InputError, check_integer, check_option_names
 from minifocal.functional.drop_path import DropCache
 from minifocal.functional.layer_norm import LayerNormCache
 from minifocal.functional.linear import LinearCache
@@ -135,7 +135,7 @@ class FocalNet(Layer):
         ops: str = "auto",
         **unknown: Any,
     ) -> "FocalNet":
-        """Build the seed's network: one stage of `num_layers` blocks on a grid of patches.
+        """Build Edifice's network: one stage of `num_layers` blocks on a grid of patches.
 
         Args:
             image_size: of the square images, in pixels. patch_size: of the square patches; it divides image_size.
@@ -149,23 +149,27 @@ class FocalNet(Layer):
         Source: the documentation of Edifice.Vision.FocalNet 0.2; options and defaults are its own.
         """
         check_option_names(unknown, BUILD_DEFAULTS)
-        try:
-            config = FocalNetConfig(
-                image_size=image_size,
-                patch_size=patch_size,
-                in_chans=in_channels,
-                num_classes=num_classes or 0,
-                embed_dim=hidden_size,
-                depths=(num_layers,),
-                mlp_ratio=mlp_ratio,
-                drop_path_rate=drop_path_rate,
-                patch_norm=False,
-                focal_levels=(focal_levels,),
-                focal_windows=(focal_kernel,),
-                modulation=modulation,
-            )
-        except InputError as error:
-            raise InputError(_in_the_seeds_words(str(error))) from error
+        for name, value in (
+            ("in_channels", in_channels),
+            ("hidden_size", hidden_size),
+            ("num_layers", num_layers),
+            ("focal_kernel", focal_kernel),
+        ):
+            check_integer(name, value, at_least=1)
+        config = FocalNetConfig(
+            image_size=image_size,
+            patch_size=patch_size,
+            in_chans=in_channels,
+            num_classes=num_classes or 0,
+            embed_dim=hidden_size,
+            depths=(num_layers,),
+            mlp_ratio=mlp_ratio,
+            drop_path_rate=drop_path_rate,
+            patch_norm=False,
+            focal_levels=(focal_levels,),
+            focal_windows=(focal_kernel,),
+            modulation=modulation,
+        )
         return cls(config, seed=seed, init=init, dtype=dtype, device=device, ops=ops)
 
     @classmethod
@@ -188,7 +192,7 @@ class FocalNet(Layer):
 
     @classmethod
     def build_backbone(cls, **options: Any) -> "FocalNet":
-        """Build the seed's network without a classifier: images to features (B, hidden_size). Options as for build."""
+        """Build Edifice's network without a classifier: images to features (B, hidden_size). Options as for build."""
         return cls.build(**{**options, "num_classes": None})
 
     @classmethod
@@ -217,7 +221,7 @@ class FocalNet(Layer):
             logits (B, N), or pooled features (B, C_last) without a classifier; and a FocalNetCache.
         Raises:
             InputError: wrong rank, channels or dtype, values that are not finite, an image smaller than a patch,
-                or a size that the patches do not divide in a network of the seed.
+                or a size that the patches do not divide where the modulation is not "focal".
         """
         x, patch_embed_cache = self.patch_embed.forward(self._channels_last(x))
         x, dropout_cache = self.dropout.forward(x, rng)
@@ -273,25 +277,11 @@ class FocalNet(Layer):
 BUILD_DEFAULTS: dict[str, Any] = dict(FocalNet.build.__kwdefaults__ or {})
 """The options of `FocalNet.build` and their defaults."""
 
-SEED_NAMES = {
-    "in_chans": "in_channels",
-    "embed_dim": "hidden_size",
-    "depths": "num_layers",
-    "focal_windows": "focal_kernel",
-}
-"""What fields of FocalNetConfig are called among the options of `FocalNet.build`."""
-
 
 def drop_path_rates(config: FocalNetConfig) -> list[list[float]]:
     """Give the drop path rate of each block of each stage: 0 at the first block, drop_path_rate at the last."""
     rates = iter(float32_linspace(config.drop_path_rate, sum(config.depths)))
     return [[next(rates) for _ in range(depth)] for depth in config.depths]
-
-
-def _in_the_seeds_words(message: str) -> str:
-    for field, option in SEED_NAMES.items():
-        message = message.replace(field, option)
-    return message
 
 
 def _stem(config: FocalNetConfig, init: Initializer, ops: Ops) -> PatchEmbed:

@@ -101,7 +101,7 @@ class FocalLevelsCache(NamedTuple):
 
 
 class FocalLevels(Layer):
-    """The seed's context: the sum of L chained focal levels, none of them gated by itself.
+    """The sum of L chained focal levels, none of them gated by itself.
 
     ctx_0 = context(x),  ctx_l = GELU(DWConv_l(ctx_{l-1})),  ctx = sum_l ctx_l
     """
@@ -186,7 +186,7 @@ class SigmoidGateCache(NamedTuple):
 
 
 class SigmoidGateModulation(Layer):
-    """The modulation of the seed's page, taken at its word: real depthwise convolutions.
+    """The modulation that Edifice's documentation describes, with real depthwise convolutions.
 
         y = proj(query(x) * sigmoid(gate(x)) * ctx),  ctx gathered by FocalLevels
 

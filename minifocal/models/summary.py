@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from minifocal.arrays import full, to_device
+from minifocal.errors import check_integer
 from minifocal.models.complexity import multiply_adds
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def summarize(model: "FocalNet", image_size: int | tuple[int, int] | None = None
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     hw = image_size or model.config.image_hw
+    for pixels in hw:
+        check_integer("image_size", pixels, at_least=1)
     images = to_device(full((1, model.config.in_chans, *hw), 0.0, model.dtype), model.device)
     logits, cache = model.forward(images)
     sizes = {name: parameter.data.size for name, parameter in model.named_parameters()}
@@ -85,9 +88,9 @@ def summarize(model: "FocalNet", image_size: int | tuple[int, int] | None = None
             name = f"layers.{s}.blocks.{b}."
             first = tuple(name + part for part in ("norm1.", "modulation.", "gamma_1"))
             second = tuple(name + part for part in ("norm2.", "mlp.", "gamma_2"))
-            rows.append(row(f"{name}modulation", first, block.first, shapes[s]))
+            rows.append(row(f"{name}modulation", first, block.modulation_branch, shapes[s]))
             last = stage.features if b == len(stage.blocks) - 1 else None  # kept to be looked at
-            rows.append(row(f"{name}mlp", second, (block.second, last), shapes[s]))
+            rows.append(row(f"{name}mlp", second, (block.mlp_branch, last), shapes[s]))
         if stage.downsample is not None:
             name = f"layers.{s}.downsample"
             rows.append(row(name, (name,), stage.downsample, shapes[s + 1]))

@@ -22,7 +22,7 @@ def _isotropic(dim: int, **flags: Any) -> dict[str, Any]:
 
 _LARGE = {"use_conv_embed": True, "use_layerscale": True, "use_postln": True}
 
-# base_iso follows the constructor of the official code (layer scale and post-LN); its YAML lacks both. The released
+# base_iso follows the constructor of the official code (layer scale and post-LN); its YAML lacks both. Its released
 # weights are older than today's meaning of use_postln: they want use_postln_in_modulation=True, use_postln=False.
 VARIANTS: dict[str, dict[str, Any]] = {
     "focalnet_tiny_srf": _pyramid(6, 96, 2, 3, 0.2),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from minifocal.arrays import Array, Generator, get_array_module
-from minifocal.errors import InputError
+from minifocal.errors import InputError, check_integer
 
 
 def random_shift(images: Array, rng: Generator, max_shift: int, fraction: float = 1.0) -> Array:
@@ -74,12 +74,21 @@ class Augmentation:
         crop: height and width of a random window in pixels; None keeps the images whole.
         shift: largest shift in pixels. shift_fraction: how many images are shifted.
         flip: mirror half of the images (not for digits).
+    Raises:
+        InputError: an empty window, a negative shift, a fraction outside [0, 1].
     """
 
     crop: tuple[int, int] | None = None
     shift: int = 0
     shift_fraction: float = 0.5
     flip: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("shift", self.shift, at_least=0)
+        for pixels in self.crop or ():
+            check_integer("crop", pixels, at_least=1)
+        if not 0.0 <= self.shift_fraction <= 1.0:
+            raise InputError(f"shift_fraction must lie in [0, 1], got {self.shift_fraction}")
 
     def __call__(self, images: Array, rng: Generator) -> Array:
         """Augment images (B, C, H, W); what is off draws nothing."""

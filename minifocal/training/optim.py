@@ -20,14 +20,15 @@ class Optimizer:
         weight_decay: lambda.
         decay_all: decay vectors too.
     Raises:
-        InputError: a negative lr or weight decay.
+        InputError: an lr or weight decay that is negative or not finite.
     """
 
     slots: tuple[str, ...] = ()  # names of the arrays kept for each parameter
 
     def __init__(self, model: Layer, *, lr: float, weight_decay: float, decay_all: bool) -> None:
-        if lr < 0 or weight_decay < 0:
-            raise InputError(f"lr and weight_decay must not be negative, got {lr} and {weight_decay}")
+        for option, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not 0.0 <= value < math.inf:
+                raise InputError(f"{option} must be at least 0 and finite, got {value}")
         self.lr = lr
         self.weight_decay = weight_decay
         self.decay_all = decay_all
@@ -42,6 +43,7 @@ class Optimizer:
         """Update every parameter once, by its gradient."""
         self.steps += 1
         for name, parameter in self.parameters.items():
+            get_array_module(parameter.data, *self.state[name].values())  # the model was moved after this was made
             decay = self.weight_decay if self.decay_all or parameter.data.ndim > 1 else 0.0
             self._update(parameter, self.state[name], decay)
 
@@ -159,10 +161,15 @@ def clip_gradients(model: Layer, max_norm: float) -> float:
 
     Returns:
         the norm before clipping.
+    Raises:
+        InputError: max_norm is not above 0.
     Source: Pascanu, Mikolov and Bengio 2013 (arXiv:1211.5063).
     """
+    if not max_norm > 0.0:
+        raise InputError(f"the largest norm of the gradients must be above 0, got {max_norm}")
     parameters = list(model.parameters())
-    norm = math.sqrt(sum(float((p.grad * p.grad).sum()) for p in parameters))
+    # One sum, one float: a float of every parameter's share would wait for a device hundreds of times.
+    norm = math.sqrt(float(sum((parameter.grad * parameter.grad).sum() for parameter in parameters)))
     if norm > max_norm:
         for parameter in parameters:
             parameter.grad *= max_norm / norm

@@ -1,104 +1,32 @@
-"""The training loop: one step, one epoch, and a run that can be stopped and resumed without a trace."""
+"""A run: epochs of training steps, validation and checkpoints, which can be stopped and resumed without a trace."""
 
 import json
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from minifocal.arrays import Array, Generator, as_numpy, device_of, random_generator, to_device
+from minifocal.arrays import Generator, get_array_module, overflow_is_looked_for, random_generator
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
-from minifocal.errors import InputError, check_option_names
+from minifocal.errors import InputError, check_integer, check_option_names
 from minifocal.files import write_bytes
 from minifocal.layers.base import Layer
 from minifocal.training.augment import Augmentation
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
-from minifocal.training.optim import OPTIMIZERS, Optimizer, clip_gradients
+from minifocal.training.optim import OPTIMIZERS, Optimizer
 from minifocal.training.schedule import WarmupCosine
+from minifocal.training.step import StepRecord, evaluate, load_batch, train_step
 
 LAST, BEST, METRICS = "last.safetensors", "best.safetensors", "metrics.jsonl"
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says what to try."""
-
-
-class StepRecord(NamedTuple):
-    """What a training step came to, measured before its update."""
-
-    loss: float  # mean over the batch, in nats
-    accuracy: float  # share of the batch that was right
-
-
-def train_step(
-    model: Layer,
-    optimizer: Optimizer,
-    images: Array,
-    labels: Array,
-    rng: Generator | None,
-    *,
-    label_smoothing: float = 0.0,
-    clip_norm: float | None = None,
-) -> StepRecord:
-    """Make one step: forward, loss, backward, update.
-
-    Args:
-        model: to train. optimizer: made for it.
-        images: (B, C, H, W), as the model takes them. labels: (B,), integers, beside the images.
-        rng: source of drop path and dropout; None drops nothing.
-        label_smoothing: of the loss. clip_norm: largest norm of all gradients together; None does not clip.
-    """
-    model.zero_grad()
-    logits, cache = model.forward(images, rng)
-    loss, loss_cache = model.ops.cross_entropy.forward(logits, labels, label_smoothing)
-    model.backward(model.ops.cross_entropy.backward(loss_cache), cache)
-    if clip_norm is not None:
-        clip_gradients(model, clip_norm)
-    optimizer.step()
-    return StepRecord(float(loss), float((logits.argmax(axis=1) == labels).mean()))
-
-
-class Evaluation(NamedTuple):
-    """How well a model does on a dataset."""
-
-    loss: float  # mean cross-entropy in nats
-    accuracy: float  # share of images that are right
-    confusion: list[list[int]]  # [label][prediction], counts
-
-
-def evaluate(model: Layer, dataset: Dataset, standardize: Standardize, batch_size: int = 256) -> Evaluation:
-    """Measure a model on a whole dataset, without dropping or augmenting.
-
-    Args:
-        model: images to logits. dataset: what to measure on.
-        standardize: as in training. batch_size: images at a time; it bounds the memory, not the result.
-    """
-    loss_sum = 0.0
-    confusion = [[0] * dataset.num_classes for _ in range(dataset.num_classes)]
-    for batch in batch_indices(len(dataset), batch_size):
-        images, labels = _load(model, dataset, standardize, dataset.images[batch], dataset.labels[batch])
-        logits = model(images)
-        loss, _ = model.ops.cross_entropy.forward(logits, labels)
-        loss_sum += float(loss) * len(batch)
-        predictions = as_numpy(logits.argmax(axis=1))
-        for label, prediction in zip(dataset.labels[batch].tolist(), predictions.tolist(), strict=True):
-            confusion[label][prediction] += 1
-    right = sum(confusion[label][label] for label in range(dataset.num_classes))
-    return Evaluation(loss_sum / len(dataset), right / len(dataset), confusion)
-
-
-def _load(
-    model: Layer, dataset: Dataset, standardize: Standardize, pixels: Array, labels: Array
-) -> tuple[Array, Array]:
-    """Bring a batch of pixels to the model: standardized, in its dtype, on its device."""
-    weight = next(model.parameters()).data
-    images = standardize(pixels, dataset.max_value, weight.dtype)
-    device = device_of(weight)
-    return to_device(images, device), to_device(labels, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +37,14 @@ class TrainConfig:
         epochs: passes over the training images. batch_size: images a step.
         optimizer: "sgd" or "adamw". lr: peak learning rate. momentum: of SGD, Nesterov's.
         weight_decay: of everything but vectors; decay_all: of vectors too.
-        warmup_steps: steps of rising learning rate (a tenth of the training at most); then half a cosine to zero.
+        warmup_steps: steps of rising learning rate, then half a cosine to zero; None is 50, or a tenth of a training
+            of fewer than 500 steps.
         clip_norm: largest norm of all gradients together; 0 does not clip.
         label_smoothing: of the loss, in [0, 1).
         augmentation: what is done to each batch.
         seed: of the order of images, augmentation and drop path.
+    Raises:
+        InputError: values that cannot train; the message says which.
     """
 
     epochs: int = 30
@@ -121,18 +52,20 @@ class TrainConfig:
     optimizer: str = "sgd"
     lr: float = 0.05
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 2e-3
     decay_all: bool = False
-    warmup_steps: int = 50
+    warmup_steps: int | None = None
     clip_norm: float = 5.0
     label_smoothing: float = 0.1
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            check_integer(name, getattr(self, name), least)
+        for name in ("lr", "weight_decay", "clip_norm"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not 0.0 <= self.label_smoothing < 1.0:
@@ -170,6 +103,9 @@ class TrainConfig:
 class Listener:
     """Hears of a run's progress; every method does nothing until it is overridden."""
 
+    def on_start(self, trainer: "Trainer") -> None:
+        """A run begins, or goes on."""
+
     def on_step(self, step: int, total: int, record: StepRecord, images: int) -> None:
         """A step is done: its number from 1, of how many, what it came to, and how many images it took."""
 
@@ -178,6 +114,9 @@ class Listener:
 
     def on_message(self, message: str) -> None:
         """There is something that a person should know: one line."""
+
+    def on_end(self) -> None:
+        """The run has ended, however it did."""
 
 
 @dataclass
@@ -207,10 +146,10 @@ class Trainer:
         standardize: measured on the training images.
         config: how to train.
         folder: where checkpoints and metrics go; None keeps nothing.
-        meta: stored in every checkpoint beside the progress.
+        meta: stored in every checkpoint beside progress, class names, scaling of pixels and configuration.
         listener: hears of every step and epoch.
     Raises:
-        InputError: a batch larger than the data, a warm-up longer than the training, an unwritable folder.
+        InputError: a batch larger than the data, or a warm-up as long as the training.
     """
 
     def __init__(
@@ -225,6 +164,10 @@ class Trainer:
         meta: dict[str, Any] | None = None,
         listener: Listener | None = None,
     ) -> None:
+        if config.batch_size > len(train):
+            raise InputError(
+                f"batch larger than the data: batch_size {config.batch_size}, but only {len(train)} images to train on"
+            )
         self.model, self.train, self.validation = model, train, validation
         self.standardize, self.config, self.folder = standardize, config, folder
         self.meta = meta or {}
@@ -234,8 +177,8 @@ class Trainer:
         self.progress = _Progress()
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         total = self.steps_per_epoch * config.epochs
-        self.schedule = WarmupCosine(config.lr, total, min(config.warmup_steps, total // 10))
-        batch_indices(len(train), config.batch_size, self._order(0))  # refuses a batch larger than the data
+        warmup = min(50, total // 10) if config.warmup_steps is None else config.warmup_steps
+        self.schedule = WarmupCosine(config.lr, total, warmup)
         self._stop = False
 
     @property
@@ -258,27 +201,52 @@ class Trainer:
             whether the training is finished.
         Raises:
             TrainingError: the loss is no longer finite.
+            InputError: the folder cannot be written to.
         """
-        with self._stop_on_interrupt():
-            self._save()
-            while not self.finished and not self._stop:
-                self._epoch()
-            return self.finished
+        self._stop = False
+        self.listener.on_start(self)
+        try:
+            with self._stop_on_interrupt(), overflow_is_looked_for():
+                self._save()
+                while not self.finished and not self._stop:
+                    self._epoch()
+        finally:
+            self.listener.on_end()
+        return self.finished
 
     def resume(self) -> None:
         """Go on from the last checkpoint in the folder.
 
         Raises:
-            InputError: there is none, or it is of another model or run.
+            InputError: there is none, or it is of another model, data or training.
         """
         assert self.folder is not None, "only a run with a folder can be resumed"
         checkpoint = load_checkpoint(self.folder / LAST)
-        checkpoint.restore(self.model, self.optimizer)
+        if "progress" not in checkpoint.meta:
+            raise InputError(f"{checkpoint.path} holds no run to resume; start a new one")
+        for name, value in self._identity().items():
+            if checkpoint.meta.get(name) != value:
+                raise InputError(
+                    f"{checkpoint.path} is of a run with other {name} ({_short(checkpoint.meta.get(name))}, here "
+                    f"{_short(value)}); start a new run"
+                )
         try:
-            self.progress = _Progress(**checkpoint.meta["progress"])
-        except (KeyError, TypeError) as error:
+            progress = _Progress(**checkpoint.meta["progress"])
+        except TypeError as error:
             raise InputError(f"{checkpoint.path} holds no run to resume: {error}") from error
-        self.rng.bit_generator.state = self.progress.rng_state
+        checkpoint.restore(self.model, self.optimizer)
+        self.progress = progress
+        self.rng.bit_generator.state = progress.rng_state
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed, and what predicting needs; as JSON gives it back."""
+        identity = {
+            "class_names": self.train.class_names,
+            "images": len(self.train),
+            "standardize": self.standardize.to_dict(),
+            "training": self.config.to_dict(),
+        }
+        return json.loads(json.dumps(identity))
 
     def _epoch(self) -> None:
         progress, config = self.progress, self.config
@@ -291,6 +259,8 @@ class Trainer:
             progress.step = number + 1
             progress.seconds = time.perf_counter() - started
             if self._stop and progress.step < self.steps_per_epoch:
+                self.listener.on_message("stopping after this step")
+                self._check_parameters()
                 self._save()
                 return
         self._end_epoch()
@@ -298,7 +268,7 @@ class Trainer:
     def _step(self, batch: Any) -> None:
         progress, config = self.progress, self.config
         pixels = config.augmentation(self.train.images[batch], self.rng)
-        images, labels = _load(self.model, self.train, self.standardize, pixels, self.train.labels[batch])
+        images, labels = load_batch(self.model, self.train, self.standardize, pixels, self.train.labels[batch])
         step = progress.epoch * self.steps_per_epoch + progress.step
         self.optimizer.lr = self.schedule(step)
         record = train_step(
@@ -310,11 +280,7 @@ class Trainer:
             label_smoothing=config.label_smoothing,
             clip_norm=config.clip_norm or None,
         )
-        if not math.isfinite(record.loss):
-            raise TrainingError(
-                f"the loss is {record.loss} at step {step + 1}; try a smaller learning rate (lr {config.lr / 3:.2g}), "
-                "a longer warm-up, or another initialisation; the last checkpoint is from before"
-            )
+        self._check_finite(record.loss)
         progress.loss_sum += record.loss * len(batch)
         progress.right += round(record.accuracy * len(batch))
         self.listener.on_step(step + 1, self.schedule.total_steps, record, len(batch))
@@ -322,6 +288,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress, count = self.progress, len(self.train)
         validation = evaluate(self.model, self.validation, self.standardize)
+        self._check_finite(validation.loss)
         record = {
             "epoch": progress.epoch + 1,
             "lr": self.optimizer.lr,
@@ -343,22 +310,36 @@ class Trainer:
         self.listener.on_epoch(record)
         self._warn_at_chance(record)
 
+    def _check_finite(self, loss: float) -> None:
+        """End a run that has diverged, before anything of it is saved."""
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {self.progress.epoch + 1}; try a smaller learning rate "
+                f"(lr {self.config.lr / 3:.2g}), a longer warm-up or another initialisation; the last checkpoint is "
+                "from before"
+            )
+
+    def _check_parameters(self) -> None:
+        for parameter in self.model.parameters():
+            self._check_finite(float(get_array_module(parameter.data).abs(parameter.data).max()))
+
     def _warn_at_chance(self, record: dict[str, Any]) -> None:
         """Say so, once, when a tenth of the training (three epochs at least) has taught the model nothing."""
         classes = self.train.num_classes
         patience = max(3, self.config.epochs // 10)
-        if record["epoch"] == patience and record["train_loss"] > 0.95 * math.log(classes):
+        guessing = record["val_loss"] > 0.98 * math.log(classes) and record["val_accuracy"] < 1.5 / classes
+        if record["epoch"] == patience and guessing:
             self.listener.on_message(
-                f"after {patience} epochs the loss is still that of guessing ({record['train_loss']:.2f} of "
+                f"after {patience} epochs the network still guesses (validation loss {record['val_loss']:.2f} of "
                 f"ln {classes} = {math.log(classes):.2f}): see that it can overfit 8 images first, try another "
-                'initialisation (init "lecun" for networks of a few dozen channels), or another learning rate'
+                'learning rate, or another initialisation ("lecun" suits networks of a few dozen channels)'
             )
 
     def _save(self, name: str = LAST) -> None:
         if self.folder is None:
             return
         self.progress.rng_state = self.rng.bit_generator.state
-        meta = {**self.meta, "progress": asdict(self.progress)}
+        meta = {**self.meta, **self._identity(), "progress": asdict(self.progress)}
         save_checkpoint(self.folder / name, self.model, self.optimizer, **meta)
         if name == LAST:
             lines = "".join(json.dumps(record) + "\n" for record in self.history)
@@ -371,17 +352,21 @@ class Trainer:
     def _stop_on_interrupt(self) -> Iterator[None]:
         """Turn the first Ctrl-C into a wish to stop after the step; leave the second one as it is."""
         before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or before is None:
+            yield  # whoever runs the main thread, or set a handler outside Python, sees to interrupts
+            return
 
         def ask_to_stop(signum: int, frame: Any) -> None:
             self._stop = True
             signal.signal(signal.SIGINT, before)
 
-        try:
-            signal.signal(signal.SIGINT, ask_to_stop)
-        except ValueError:  # not the main thread: whoever runs this one handles signals
-            yield
-            return
+        signal.signal(signal.SIGINT, ask_to_stop)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -50,6 +50,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str = "") 
         axes.grid(alpha=0.3)
     losses.legend(frameon=False)
     figure.suptitle(title)
+    figure.tight_layout()
     _save(figure, path)
 
 
@@ -177,8 +178,6 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    if not figure.axes or len(figure.axes) > 1:
-        figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())

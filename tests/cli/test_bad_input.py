@@ -1,6 +1,9 @@
 """Bad input on the command line: one line on standard error that says what to do, status 2, no traceback."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,16 +38,31 @@ def refused(capsys, *arguments):
         (["trian"], "invalid choice: 'trian'"),
         (["train", "--epoch", "3"], "unrecognized arguments: --epoch 3"),
         (["train", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
-        (["train", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["train", "--epochs", "0"], "epochs must be an integer of at least 1, got 0"),
         (["train", "--layers", "2,x"], "argument --layers"),
-        (["train", "--layers", "-1"], "at least one block in every stage"),
+        (["train", "--layers", "-1"], "num_layers must be an integer of at least 1, got -1"),
         (["train", "--focal-levels", "0"], "focal_levels must be at least 1 for sigmoid_gate"),
-        (["train", "--focal-kernel", "4"], "kernels are odd"),
+        (["train", "--focal-kernel", "4"], "all kernels are odd (stage 0 has (4, 6)"),
         (["train", "--patch-size", "3"], "do not divide into patches of 3"),
         (["train", "--patch-size", "16"], "smaller than one patch of 16"),
         (["train", "--init", "he"], "init must be one of"),
-        (["train", "--seed", "-1"], "a seed must be an integer of at least 0"),
+        (["train", "--seed", "-1"], "seed must be an integer of at least 0, got -1"),
         (["train", "--batch-size", "5000"], "batch larger than the data"),
+        (["train", "--clip-norm", "-1"], "clip_norm must be at least 0 and finite, got -1.0"),
+        (["train", "--lr", "nan"], "lr must be at least 0 and finite, got nan"),
+        (["train", "--shift", "-1"], "shift must be an integer of at least 0, got -1"),
+        (["train", "--crop", "0"], "crop must be an integer of at least 1, got 0"),
+        (["train", "--warmup-steps", "9999"], "warm-up must be shorter than the training"),
+        (["train", "--layers", "1,1", "--hidden-size", "0"], "hidden_size must be an integer of at least 1"),
+        (["train", "--data", "x" * 300], "File name too long"),
+        (["train", "--hidden-size", "100000000"], "not enough memory"),
+        (["predict", "x.png", "--checkpoint", "y", "--top", "0"], "--top must be an integer of at least 1, got 0"),
+        (
+            ["gradcheck", "network*", "--method", "complex"],
+            "whole networks refuse complex numbers; use --method central",
+        ),
+        (["gradcheck", "linear", "--tolerance", "nan"], "tolerance must be above 0 and finite, got nan"),
+        (["summary", "--image-size", "-5"], "image_size must be an integer of at least 1, got -5"),
         (["train", "--drop-path-rate", "1"], "drop_path_rate must be in [0, 1)"),
         (["train", "--data", "letters"], "or the path of a folder of images"),
         (["train", "--data", "mnist", "--data-root", "nowhere"], "minifocal data fetch mnist"),
@@ -141,3 +159,33 @@ def test_a_training_that_diverges_says_what_to_try_with_status_1(capsys, monkeyp
     captured = capsys.readouterr()
     assert status == 1
     assert "try a smaller learning rate" in captured.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_the_output_is_said():
+    done = subprocess.run(
+        f"{sys.executable} -m minifocal models >/dev/full", shell=True, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == "minifocal models: No space left on device: the output\n"
+
+
+@pytest.mark.parametrize("name", ["network", "training", "data"])
+@pytest.mark.parametrize("value", [3, {"unknown": 1}])
+def test_a_part_of_the_configuration_changed_by_hand_is_refused(capsys, tmp_path, monkeypatch, name, value):
+    monkeypatch.setattr(Trainer, "fit", lambda self: False)
+    main(["train", "--out", "run"])
+    capsys.readouterr()
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings[name] = value
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    refused(capsys, "train", "--resume", "--out", "run")
+
+
+def test_a_run_is_not_resumed_with_another_training(capsys, tmp_path):
+    assert main(["train", "--out", "run", "--epochs", "1", "--hidden-size", "4", "--layers", "1"]) == 0
+    capsys.readouterr()
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings["training"]["batch_size"] = 32
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    assert "is of a run with other training" in refused(capsys, "train", "--resume", "--out", "run")

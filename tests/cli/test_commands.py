@@ -1,6 +1,8 @@
 """The command line as a user types it: what it prints, and its exit status."""
 
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -64,7 +66,7 @@ def test_train_with_no_options_makes_the_seed_network_for_the_digits(tmp_path, m
     monkeypatch.setattr("minifocal.training.trainer.Trainer.fit", stop)
     assert main(["train"]) == 130
     config = built["model"].config
-    assert (config.modulation, config.depths, config.image_hw) == ("sigmoid_gate", (4,), (8, 8))
+    assert (config.modulation, config.depths, config.image_hw) == ("sigmoid_gate", (3,), (8, 8))
     assert (config.mlp_ratio, config.num_classes, config.patch_norm) == (4.0, 10, False)
     assert (tmp_path / "runs" / "digits" / "config.json").is_file()
 
@@ -144,8 +146,9 @@ def test_resume_without_a_folder_takes_the_newest_run(tmp_path, monkeypatch, cap
 def test_evaluate_prints_classes_loss_and_accuracy(run_folder, capsys):
     assert main(["evaluate", str(run_folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["class", "images", "right", "taken", "for"]
-    assert sum(int(line.split()[1]) for line in lines[1:11]) == 360
+    assert lines[0].startswith(f"checkpoint: {run_folder / 'best.safetensors'}, data: digits, ")
+    assert lines[1].split() == ["class", "images", "right", "taken", "for"]
+    assert sum(int(line.split()[1]) for line in lines[2:12]) == 360
     assert lines[-2].startswith("loss ")
     assert re.fullmatch(r"test accuracy \d+\.\d\d %", lines[-1])
 
@@ -260,9 +263,39 @@ def test_every_example_is_a_command_line_that_parses(command):
     make_parser().parse_args(arguments)
 
 
-def test_a_reader_that_stops_early_is_no_error():
+def test_evaluate_measures_the_data_that_the_run_was_trained_on(image_folder, tmp_path, monkeypatch, capsys):
+    options = ["--image-size", "16", "--patch-size", "4", "--batch-size", "5", *QUICK]
+    monkeypatch.chdir(image_folder.parent)
+    assert main(["train", "--data", "pictures", "--out", "run", *options]) == 0
+    at_the_end = capsys.readouterr().out.splitlines()[-1]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", "../run/last.safetensors"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == at_the_end
+
+
+def test_on_a_terminal_a_bar_shows_loss_accuracy_rate_and_time_left(tmp_path):
+    import pty
+
+    command = [sys.executable, "-m", "minifocal", "train", "--out", str(tmp_path / "run"), *QUICK, "--epochs", "2"]
+    reader, writer = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writer) as process:
+        os.close(writer)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal gives that nobody writes to any more
+            while part := os.read(reader, 4096):
+                shown += part
+        printed = process.stdout.read()
+    os.close(reader)
+    assert process.returncode == 0
+    last = shown.decode().replace("\r", "\n").strip().splitlines()[-1]
+    assert re.match(r"epoch 2/2 100% \|████\| [\d.]+ img/s, 00:00 left, loss \d\.\d\d, \d+ %, val \d+\.\d %", last)
+    assert b"epoch" not in printed
+
+
+def test_a_reader_that_stops_early_ends_the_command_quietly():
     command = f"{sys.executable} -m minifocal gradcheck linear mlp.gelu | head -n 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "linear\n"
     assert done.stderr == ""
-    assert done.returncode == 0
+    assert done.returncode == 141

@@ -10,7 +10,7 @@ from minifocal.errors import InputError
 FIRST_LABELS = ["triangle", "cross", "circle", "cross", "cross", "square", "square", "circle", "cross"]
 
 
-@pytest.mark.parametrize("size", [16, 33])
+@pytest.mark.parametrize("size", [16, 32, 33, 48, 64])
 def test_images_have_the_size_asked_for(size):
     dataset = make_shapes(3, size)
     assert dataset.images.shape == (3, 3, size, size)
@@ -41,29 +41,67 @@ def test_another_size_shows_the_same_scene():
     assert np.abs(shrunk - small.images).mean() < 2.0  # of 255
 
 
-def test_the_label_is_the_one_kind_that_occurs_twice():
-    scene = shapes._draw_scenes(0, 0, 400)
-    kinds = shapes._shape_kinds(scene)
-    counts = np.stack([(kinds == kind).sum(axis=1) for kind in range(4)], axis=1)
-    assert (np.sort(counts, axis=1) == [0, 1, 1, 2]).all()
-    np.testing.assert_array_equal(counts.argmax(axis=1), make_shapes(400, 16).labels)
-    absent = counts.argmin(axis=1)
-    pairs = np.bincount(4 * counts.argmax(axis=1) + absent, minlength=16).reshape(4, 4)
-    assert (np.diag(pairs) == 0).all()
-    assert pairs[~np.eye(4, dtype=bool)].min() > 15  # about 33 each: no kind is left out more often
+def test_only_the_whole_shape_shows_the_label():
+    labels = make_shapes(40, 48).labels
+    scene = shapes._draw_scenes(0, 0, 40)
+    image, other = shapes._render(scene, labels, 48), shapes._render(scene, (labels + 1) % 4, 48)
+    x, y, size_draw = scene["shape"][:, :3].T[:, :, None, None]
+    radius = shapes._radius(size_draw)
+    middles = (np.arange(48) + 0.5) / 48
+    room = 0.5 - shapes.REACH * radius
+    from_middle = np.hypot(middles - 0.5 - room * (2 * x - 1), middles[:, None] - 0.5 - room * (2 * y - 1))
+    changed = (image != other).any(axis=1)
+    assert not changed[from_middle > shapes.REACH * radius + 1 / 48].any()  # edges are smooth
+    assert changed.mean(axis=(1, 2)).min() > 0.02
 
 
-def test_one_shape_alone_says_little():
-    kinds = shapes._shape_kinds(shapes._draw_scenes(0, 0, 2000))
-    labels = kinds[:, 0]
-    cells_seen = np.random.default_rng(0).integers(0, 4, 2000)
-    seen = kinds[np.arange(2000), cells_seen]
-    assert np.mean(seen == labels) == pytest.approx(1 / 2, abs=0.04)
+def _patches(images, stride):
+    """4×4 patches (B, patches, 48), to colours in [0, 1]."""
+    windows = np.lib.stride_tricks.sliding_window_view(images / np.float32(255), (4, 4), (2, 3))
+    windows = windows[:, :, ::stride, ::stride].transpose(0, 2, 3, 1, 4, 5)
+    return windows.reshape(len(images), -1, 48)
 
 
-def test_pixels_alone_do_not_give_the_label_away():
-    splits = shapes_splits(train=600, test=400)
-    assert nearest_neighbour_accuracy(splits.train, splits.test) < 0.33
+def _likeness(train, test, count):
+    """How like each patch is to `count` patches of the training images, all whitened; what is below 1 counts as 0."""
+    flat = train.reshape(-1, 48)
+    mean = flat.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov((flat - mean).T) + 0.01 * np.eye(48))
+    whiten = vectors / np.sqrt(values)
+    prototypes = (np.random.default_rng(0).permutation(flat)[:count] - mean) @ whiten
+    prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
+    return (np.maximum((patches - mean) @ whiten @ prototypes.T - 1, 0) for patches in (train, test))
+
+
+def _ridge_scores(features, labels, test_features):
+    """Scores of the four classes by ridge regression."""
+    mean, std = features.mean(axis=0), features.std(axis=0) + 1e-6
+    features, test_features = (features - mean) / std, (test_features - mean) / std
+    gram = features.T @ features + 100 * np.eye(features.shape[1])
+    return test_features @ np.linalg.solve(gram, features.T @ (np.eye(4)[labels] - 0.25))
+
+
+def test_one_patch_does_not_give_the_label_away():
+    splits = shapes_splits(train=1000, test=500)
+    train, test = _likeness(_patches(splits.train.images, 4), _patches(splits.test.images, 4), 100)
+    count = train.shape[1]
+    scores = _ridge_scores(train.reshape(-1, 100), np.repeat(splits.train.labels, count), test.reshape(-1, 100))
+    each = scores.argmax(axis=1) == np.repeat(splits.test.labels, count)
+    most_confident = scores.reshape(500, -1).argmax(axis=1) % 4 == splits.test.labels
+    assert each.mean() < 0.28
+    assert most_confident.mean() < 0.33
+
+
+def test_counting_patches_wherever_they_are_says_little():
+    splits = shapes_splits(train=1000, test=500)
+    train, test = _likeness(_patches(splits.train.images, 4), _patches(splits.test.images, 4), 100)
+    scores = _ridge_scores(train.mean(axis=1), splits.train.labels, test.mean(axis=1))
+    assert np.mean(scores.argmax(axis=1) == splits.test.labels) < 0.4
+
+
+def test_pixels_in_place_tell_a_little_and_not_the_label():
+    splits = shapes_splits()
+    assert 0.3 < nearest_neighbour_accuracy(splits.train, splits.test) < 0.5
 
 
 def test_the_classes_are_about_equally_frequent():
@@ -76,32 +114,33 @@ def test_mean_colour_is_independent_of_the_label():
     assert np.ptp(means, axis=0).max() < 6.0  # of 255; the images themselves spread by about 25
 
 
-RADIUS = 0.21
-AREAS = (
-    np.pi * 0.85**2,
-    (2 * 0.75) ** 2,
-    3 * np.sqrt(3) * 0.56**2,
-    4 * 0.34 * (2 * 1.05 - 0.34),
-)
-
-
 @pytest.mark.parametrize("kind", range(4), ids=SHAPE_NAMES)
 @pytest.mark.parametrize("angle", [0.0, 0.4])
-def test_each_kind_has_its_area_at_any_angle_and_stays_in_reach(kind, angle):
-    size = 200
+def test_all_kinds_have_the_same_area_at_any_angle_and_stay_in_reach(kind, angle):
+    size, radius = 200, 0.28
     middles = (np.arange(size) + 0.5) / size
     grid_x, grid_y = middles[None, :], middles[:, None]
     u, v = shapes._local(grid_x, grid_y, np.array(0.5), np.array(0.47), np.array(angle))
-    distance = shapes.SIGNED_DISTANCES[kind](u, v, np.array(RADIUS))
-    area = shapes._coverage(distance, size).mean()
-    assert area == pytest.approx(AREAS[kind] * RADIUS**2, rel=5e-3)
+    distance = shapes.SIGNED_DISTANCES[kind](u, v, np.array(radius))
+    assert shapes._coverage(distance, size).mean() == pytest.approx(np.pi * radius**2, rel=5e-3)
     farthest = np.hypot(grid_x - 0.5, grid_y - 0.47)[distance < 0].max()
-    assert 0.8 * RADIUS < farthest < shapes.REACH * RADIUS
+    assert 0.95 * radius < farthest < shapes.REACH * radius
 
 
-def test_shapes_have_room_in_their_cells():
-    largest_radius = 0.15 + 0.06
-    assert shapes.REACH * largest_radius < 1 / 4
+def test_the_whole_shape_has_room_in_the_image():
+    assert shapes.REACH * shapes.LARGEST < 1 / 2
+
+
+@pytest.mark.parametrize("kind", range(4), ids=SHAPE_NAMES)
+def test_pieces_are_cut_around_points_of_the_edge(kind):
+    angle = np.linspace(0, 2 * np.pi, 100)
+    u, v = shapes._edge_point(shapes.SIGNED_DISTANCES[kind], angle, np.array(0.25))
+    np.testing.assert_allclose(shapes.SIGNED_DISTANCES[kind](u, v, np.array(0.25)), 0.0, atol=1e-3)
+    np.testing.assert_allclose(np.hypot(u, v) * np.exp(1j * angle), u + 1j * v, atol=1e-12)
+
+
+def test_every_image_has_equally_many_pieces_of_each_kind():
+    assert shapes.PIECES_PER_IMAGE % len(SHAPE_NAMES) == 0
 
 
 def test_train_and_test_are_different_images_of_one_seed():

@@ -80,6 +80,19 @@ def test_augmentation_is_decided_by_the_rng_and_leaves_its_input_alone(images):
     assert one.dtype == images.dtype
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shift": -1}, "shift must be an integer of at least 0"),
+        ({"crop": (0, 3)}, "crop must be an integer of at least 1"),
+        ({"shift_fraction": 1.5}, "shift_fraction must lie in"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Augmentation(**options)
+
+
 def test_nothing_asked_for_draws_nothing(images):
     rng = np.random.default_rng(3)
     before = rng.bit_generator.state

@@ -116,6 +116,12 @@ def test_clipping_scales_all_gradients_together_to_the_largest_norm(layer):
     np.testing.assert_allclose(after, before * 0.5 / np.linalg.norm(before), rtol=20 * EPS)
 
 
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])
+def test_clipping_to_no_norm_is_refused(layer, max_norm):
+    with pytest.raises(InputError, match="must be above 0"):
+        clip_gradients(layer, max_norm)
+
+
 def test_clipping_leaves_short_gradients_alone(layer):
     layer.weight.grad[...] = 0.01
     clip_gradients(layer, 5.0)
@@ -125,9 +131,10 @@ def test_clipping_leaves_short_gradients_alone(layer):
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (SGD, {"lr": -0.1}, "must not be negative"),
+        (SGD, {"lr": -0.1}, "lr must be at least 0"),
+        (SGD, {"lr": float("nan")}, "lr must be at least 0 and finite, got nan"),
         (SGD, {"lr": 0.1, "momentum": 1.0}, r"momentum must lie in \[0, 1\)"),
-        (AdamW, {"weight_decay": -1.0}, "must not be negative"),
+        (AdamW, {"weight_decay": -1.0}, "weight_decay must be at least 0"),
         (AdamW, {"betas": (0.9, 1.5)}, r"betas must lie in \[0, 1\)"),
     ],
 )

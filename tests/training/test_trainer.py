@@ -155,7 +155,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint_before(
     trainer.model.head.weight.data[0, 0] = math.inf
     saved = []
     trainer._save = lambda name=LAST: saved.append(name)
-    with np.errstate(invalid="ignore"), pytest.raises(TrainingError, match="loss is nan at step 1; try a smaller"):
+    with np.errstate(invalid="ignore"), pytest.raises(TrainingError, match="loss is nan in epoch 1; try a smaller"):
         trainer.fit()
     assert saved == [LAST]  # the one before the first step
 
@@ -164,13 +164,15 @@ def test_a_loss_that_stays_at_chance_is_told_once_with_what_to_try():
     listener = Remember()
     make_trainer(listener=listener, lr=0.0, epochs=5).fit()
     (message,) = listener.messages
-    assert "after 3 epochs the loss is still that of guessing" in message
+    assert "after 3 epochs the network still guesses" in message
     assert "overfit 8 images first" in message
 
 
 def test_a_loss_that_falls_is_not_told():
     listener = Remember()
-    make_trainer(listener=listener, epochs=8).fit()
+    trainer = make_trainer(listener=listener, epochs=8, lr=0.2)
+    trainer.fit()
+    assert trainer.history[2]["val_accuracy"] > 0.75
     assert listener.messages == []
 
 
@@ -220,8 +222,8 @@ def test_a_checkpoint_without_a_run_cannot_be_resumed(tmp_path):
     ("changes", "message"),
     [
         ({"batch_size": 27}, "batch larger than the data"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw"),
         ({"label_smoothing": 1.0}, "label_smoothing must lie in"),
     ],
@@ -229,6 +231,53 @@ def test_a_checkpoint_without_a_run_cannot_be_resumed(tmp_path):
 def test_settings_that_cannot_train_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         make_trainer(**changes)
+
+
+def test_a_run_of_other_data_cannot_be_resumed(tmp_path):
+    make_trainer(tmp_path, StopAfter(2)).fit()
+    other = make_trainer(tmp_path)
+    other.train = data(31)
+    with pytest.raises(InputError, match=r"a run with other images \(26, here 31\)"):
+        other.resume()
+
+
+def test_a_network_that_diverged_in_the_last_step_of_an_epoch_is_not_saved(tmp_path):
+    trainer = make_trainer(tmp_path, epochs=1, batch_size=26, warmup_steps=0, lr=1e39, clip_norm=0.0)
+    start = trainer.model.head.weight.data.copy()
+    with pytest.raises(TrainingError, match="try a smaller learning rate"):
+        trainer.fit()
+    assert not (tmp_path / "best.safetensors").exists()
+    assert np.array_equal(mf.load_checkpoint(tmp_path / LAST).model["head.weight"], start)
+
+
+def test_a_stopped_trainer_goes_on_when_it_is_asked_again():
+    trainer = make_trainer(listener=StopAfter(3))
+    assert not trainer.fit()
+    assert trainer.fit()
+    straight = make_trainer()
+    straight.fit()
+    assert np.array_equal(trainer.model.head.weight.data, straight.model.head.weight.data)
+
+
+def test_a_listener_hears_the_end_of_a_run_that_failed(tmp_path):
+    class Ends(Remember):
+        ended = False
+
+        def on_end(self):
+            self.ended = True
+
+    listener = Ends()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError):
+        make_trainer(tmp_path / "file" / "run", listener).fit()
+    assert listener.ended
+
+
+def test_evaluating_a_model_of_other_classes_is_refused():
+    dataset = data()
+    more = Dataset(dataset.images, dataset.labels, ("left", "right", "up"))
+    with pytest.raises(InputError, match="the model has 2 classes, but the data has 3"):
+        evaluate(network(), more, Standardize.fit(more))
 
 
 def test_an_unwritable_folder_is_refused_before_training(tmp_path):
