@@ -11,8 +11,7 @@ Shape letters, the same in every file: B batch, H and W height and width of the 
 L focal levels, k kernel size, P patch size, N classes, T = H*W tokens. Maps are channels-last, (B, H, W, C);
 images enter channels-first, (B, Cin, H, W), in pixels.
 
-Where to start reading: `functional/layer_norm.py` for one operation and its way back, then
-`functional/context.py`, `layers/focal_context.py`, `models/modulation.py`, `models/block.py`, `models/focalnet.py`.
+`dx` is always the gradient of the loss by `x`. The README says in which order to read.
 """
 
 from minifocal.arrays import as_numpy, get_array_module, to_device
