@@ -128,7 +128,6 @@ class _Progress:
     loss_sum: float = 0.0  # over the images of the epoch under way
     right: int = 0
     seconds: float = 0.0  # of the epoch under way
-    best_accuracy: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)
     rng_state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -303,8 +302,7 @@ class Trainer:
         progress.epoch += 1
         progress.step, progress.loss_sum, progress.right, progress.seconds = 0, 0.0, 0, 0.0
         # Best before last: a run killed between the two repeats the epoch and writes the same best again.
-        if validation.accuracy > progress.best_accuracy:
-            progress.best_accuracy = validation.accuracy
+        if max(progress.history, key=_goodness) is record:
             self._save(BEST)
         self._save()
         self.listener.on_epoch(record)
@@ -365,6 +363,11 @@ class Trainer:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _goodness(record: dict[str, Any]) -> tuple[float, float]:
+    """What the best weights are chosen by: validation accuracy, and the loss where it is equal."""
+    return record["val_accuracy"], -record["val_loss"]
 
 
 def _short(value: Any) -> str:

@@ -130,6 +130,16 @@ def test_the_best_checkpoint_is_the_one_of_the_best_validation_accuracy(tmp_path
     assert evaluate(model, trainer.validation, trainer.standardize).accuracy == best
 
 
+def test_of_equal_accuracies_the_smaller_loss_is_the_best(tmp_path):
+    trainer = make_trainer(tmp_path, epochs=12, lr=0.2)
+    trainer.fit()
+    top = max(record["val_accuracy"] for record in trainer.history)
+    equal = [record for record in trainer.history if record["val_accuracy"] == top]
+    assert len(equal) > 1
+    best = mf.load_checkpoint(tmp_path / "best.safetensors").meta["progress"]["history"][-1]
+    assert best["val_loss"] == min(record["val_loss"] for record in equal)
+
+
 def test_every_image_is_seen_once_an_epoch_the_short_last_batch_too():
     listener = Remember()
     make_trainer(listener=listener).fit()
