@@ -16,11 +16,10 @@ VALIDATION_FRACTION = 0.1
 SPLIT_SEED = 0  # of the validation images: the same ones whatever the seed of a run
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Add --data, --data-root and --image-size."""
-    names = ", ".join(DATASETS)
-    shown = f" (default: {default or 'as in training'})"
-    parser.add_argument("--data", default=default, help=f"{names}, or a folder of images by class{shown}")
+def add_data_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --data, --data-root and --image-size; `default` tells what happens without them."""
+    text = f"{', '.join(DATASETS)}, or a folder of images by class (default: {default})"
+    parser.add_argument("--data", help=text)
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where downloaded data lies")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="of shapes and of a folder's images")
 

@@ -23,7 +23,7 @@ EXAMPLE = "minifocal evaluate runs/digits"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and the data."""
     parser.add_argument("checkpoint", type=Path, help="a .safetensors file, or the folder of a run (its best)")
-    add_data_arguments(parser, None)
+    add_data_arguments(parser, "what it was trained on")
     parser.add_argument("--batch-size", type=int, default=256, help="images at a time (default: 256)")
     add_device_argument(parser)
 

@@ -62,7 +62,7 @@ TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all options; those without a value follow the dataset's recipe."""
-    add_data_arguments(parser, None)
+    add_data_arguments(parser, "digits")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--model", help="a published variant (see minifocal models)")
     kind.add_argument("--modulation", choices=MODULATION_NAMES, help=f"of a small network (default: {SIGMOID_GATE})")
