@@ -11,7 +11,7 @@ Shape letters, the same in every file: B batch, H and W height and width of the 
 L focal levels, k kernel size, P patch size, N classes, T = H*W tokens. Maps are channels-last, (B, H, W, C);
 images enter channels-first, (B, Cin, H, W), in pixels.
 
-`dx` is always the gradient of the loss by `x`. The README says in which order to read.
+`dx` is always the gradient of the loss with respect to `x`. The README says in which order to read.
 """
 
 from minifocal.arrays import as_numpy, get_array_module, to_device

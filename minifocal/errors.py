@@ -1,7 +1,8 @@
 """One exception for everything a user can put right."""
 
+import math
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -28,6 +29,11 @@ def check_option_names(given: Iterable[str], known: Iterable[str]) -> None:
 def is_integer(value: Any) -> bool:
     """Whether a value is an integer, Python's or NumPy's; True and False are none here."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is a finite number, Python's or NumPy's; True and False are none here."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_integer(name: str, value: Any, at_least: int) -> None:

@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any
 
 from minifocal.arrays import Array, Generator, get_array_module, like, random_generator
-from minifocal.errors import InputError
+from minifocal.errors import InputError, check_integer
 from minifocal.layers.base import Layer
 
 METHODS = ("central", "complex")
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class ArrayCheck:
-    """What was found for the gradient by one array; the entries stand worst first."""
+    """What was found for the gradient with respect to one array; the entries stand worst first."""
 
     name: str
     shape: tuple[int, ...]
@@ -129,7 +129,7 @@ def check_gradients(
     Args:
         forward: (*arrays) -> (y, cache). Bind whatever is not differentiated (labels, sizes, an rng that is made
             anew in each call) before.
-        backward: (dy, cache) -> the gradients by all arrays, in their order; a single one may come bare.
+        backward: (dy, cache) -> the gradients with respect to all arrays, in their order; a single one may come bare.
         arrays: float64 arrays by name, or in order ("x0", "x1", ...).
         rng: draws dy and the directions.
         method: "central" or "complex".
@@ -142,7 +142,8 @@ def check_gradients(
         a GradientReport, failures included: it raises nothing for a wrong gradient. It also fails what has a wrong
         shape or dtype or is not finite, and what changed its inputs or dy in place.
     Raises:
-        InputError: no arrays or another dtype than float64, an unknown method, a tolerance that is no number above 0.
+        InputError: no arrays, another dtype than float64, an unknown method, a tolerance, step or number of directions
+            that is not above 0, or another number of gradients than of arrays.
     """
     named = dict(arrays) if isinstance(arrays, Mapping) else {f"x{i}": a for i, a in enumerate(arrays)}
     _require_float64(named)
@@ -150,6 +151,9 @@ def check_gradients(
         raise InputError("there are no arrays to check; pass at least one")
     if not 0.0 < tolerance < math.inf:
         raise InputError(f"tolerance must be above 0 and finite, got {tolerance}")
+    check_integer("directions", directions, at_least=1)
+    if step is not None and not 0.0 < step < math.inf:
+        raise InputError(f"step must be above 0 and finite, got {step}")
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     rng = rng or random_generator(DEFAULT_SEED)

@@ -579,6 +579,20 @@ def test_every_direction_asked_for_is_compared():
     assert len({entry.numeric for entry in report["x"].entries}) == 5
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"directions": 0}, "directions must be an integer of at least 1"),
+        ({"step": 0.0}, "step must be above 0"),
+        ({"step": math.nan}, "step must be above 0"),
+        ({"tolerance": math.inf}, "tolerance must be above 0 and finite"),
+    ],
+)
+def test_a_check_that_could_not_fail_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        check_gradients(lambda x: (x * x, x), lambda dy, x: 0 * dy + 7, {"x": np.ones(3)}, **options)
+
+
 def test_arrays_of_seed_0_do_not_meet_themselves_as_upstream_gradient():
     """Everybody's first seed is 0. Were dy the same draws, dy = x, then dweight = x^T x would equal its transpose."""
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The command line: one file a command. The only room that prints and that reads arguments.
+"""The command line: one file per command. The only room that prints and that reads arguments.
 
 A command is a module with `HELP` (one line), `EXAMPLE`, `add_arguments(parser)` and `run(args) -> exit status`.
 """

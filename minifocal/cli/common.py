@@ -20,7 +20,9 @@ def add_data_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """Add --data, --data-root and --image-size; `default` tells what happens without them."""
     text = f"{', '.join(DATASETS)}, or a folder of images by class (default: {default})"
     parser.add_argument("--data", help=text)
-    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where downloaded data lies")
+    parser.add_argument(
+        "--data-root", type=Path, metavar="FOLDER", help="where downloaded data lies (mnist, cifar10 and the like)"
+    )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="of shapes and of a folder's images")
 
 

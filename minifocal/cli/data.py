@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Download what is not there yet, with a bar a file."""
+    """Download what is not there yet, with a bar per file."""
     for name in args.names:
         bars: dict[str, tqdm] = {}
 

@@ -12,8 +12,8 @@ from minifocal.cli.common import (
     trained_standardize,
     training_meta,
 )
-from minifocal.data import load_splits
-from minifocal.errors import InputError
+from minifocal.data import FIXED_SIZE, load_splits
+from minifocal.errors import InputError, check_integer
 from minifocal.training.step import evaluate
 
 HELP = "measure a checkpoint on the test images: loss, accuracy, and what is taken for what"
@@ -30,9 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print accuracy by class and the accuracy over all."""
+    check_integer("--batch-size", args.batch_size, at_least=1)
     model, checkpoint = load_model(args.checkpoint, args.device)
     given = {"data": args.data, "root": args.data_root, "image_size": args.image_size}
-    trained_on = {} if args.data else training_meta(checkpoint, "data")
+    if args.data:  # at the network's size, where the data comes in any
+        trained_on = {} if args.data in FIXED_SIZE else {"image_size": model.config.image_hw[0]}
+    else:
+        trained_on = training_meta(checkpoint, "data")
     splits = load_splits(**{**trained_on, **{name: value for name, value in given.items() if value is not None}})
     print(f"checkpoint: {checkpoint.path}, data: {splits.name}, {splits.note}")
     names = trained_class_names(checkpoint)

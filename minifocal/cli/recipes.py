@@ -13,7 +13,7 @@ from minifocal.training.trainer import TrainConfig
 
 @dataclass(frozen=True)
 class Network:
-    """A small network, in the words of `FocalNet.build`; one number of layers a stage."""
+    """A small network, in the words of `FocalNet.build`; one number of layers per stage."""
 
     patch_size: int
     hidden_size: int
@@ -27,6 +27,8 @@ class Network:
     def build(self, modulation: str, data: Dataset, **options: Any) -> FocalNet:
         """Build it for the images of a dataset. options: seed, dtype, device."""
         check_integer("hidden_size", self.hidden_size, at_least=1)
+        for count in self.layers:
+            check_integer("layers", count, at_least=1)
         height, width = data.image_size
         if len(self.layers) == 1 and height == width:
             return FocalNet.build(

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         default=BUILD,
-        help="a variant, a checkpoint (path with a /), or build: what FocalNet.build makes (default)",
+        help="a variant, a checkpoint (.safetensors, or a path with a /), or build (FocalNet.build, the default)",
     )
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width (default: the network's)")
 

@@ -43,7 +43,7 @@ NETWORK_OPTIONS: dict[str, tuple[Any, str]] = {
     "layers": (None, "blocks of each stage, such as 4 or 2,2"),
     "focal_levels": (int, "levels of every stage"),
     "focal_kernel": (int, "kernel of the first level, odd"),
-    "mlp_ratio": (float, "hidden channels of an MLP by its channels"),
+    "mlp_ratio": (float, "hidden channels of an MLP, as a multiple of its channels"),
     "drop_path_rate": (float, "of the last block"),
     "init": (str, "official, glorot or lecun"),
 }
@@ -52,7 +52,7 @@ TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "batch_size": (int, "images a step"),
     "optimizer": (str, f"one of {', '.join(OPTIMIZERS)}"),
     "lr": (float, "peak learning rate"),
-    "momentum": (float, "of SGD"),
+    "momentum": (float, "of SGD; AdamW has none"),
     "weight_decay": (float, "of everything but vectors"),
     "warmup_steps": (int, "steps of rising learning rate (default: 50, or a tenth of a short training)"),
     "clip_norm": (float, "largest norm of the gradients; 0 does not clip"),
@@ -241,7 +241,7 @@ def _build(settings: dict[str, Any], data: Dataset, device: str) -> FocalNet:
     foreign = [name for name in overrides if name not in known]
     if foreign:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
-        raise InputError(f"{names} shape the small networks and do not go with --model {settings['model']}")
+        raise InputError(f"leave {names} out: only the small networks take that, not --model {settings['model']}")
     return create_model(
         settings["model"],
         num_classes=data.num_classes,
@@ -258,16 +258,19 @@ def _resumed_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     given = [name for name, value in vars(args).items() if name not in free and value is not None]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise InputError(f"--resume goes on as the run began: leave {names} away, or start a new run")
+        raise InputError(f"--resume goes on as the run began: leave {names} out, or start a new run")
     folder = args.out or _newest_folder(Path("runs"))
     try:
         return folder, json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no run to resume: {error}") from error
+    except OSError as error:
+        reason = f"{error.strerror}: {folder / CONFIG}"
+        raise InputError(f"{folder} holds no run to resume ({reason}); name a run's folder with --out") from error
+    except ValueError as error:
+        raise InputError(f"{folder / CONFIG} is not a configuration that minifocal train wrote: {error}") from error
 
 
 def _free_folder(folder: Path) -> Path:
-    """Give the folder, or with the first number behind that is free."""
+    """Give the folder, or the one with the first free number appended."""
     number = 2
     free = folder
     while free.exists():

@@ -13,6 +13,7 @@ from minifocal.errors import InputError
 
 __all__ = [
     "DATASETS",
+    "FIXED_SIZE",
     "Dataset",
     "Splits",
     "Standardize",
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 DATASETS = ("digits", "shapes", "mnist", "fashion-mnist", "cifar10", "cifar100")
+FIXED_SIZE = tuple(name for name in DATASETS if name != "shapes")
+"""The datasets whose images have the size they have."""
+
 SHAPES_SIZE = 32
 FOLDER_SIZE = 64
 

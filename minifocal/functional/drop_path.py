@@ -20,7 +20,7 @@ def drop_path_forward(x: Array, rate: float, rng: Generator | None) -> tuple[Arr
     Args:
         x: (B, ...), float: the output of a residual branch.
         rate: probability of dropping, in [0, 1).
-        rng: gives one draw a sample, `rng.random(B)`; None, or a rate of 0, draws nothing and drops nothing.
+        rng: gives one draw per sample, `rng.random(B)`; None, or a rate of 0, draws nothing and drops nothing.
     Returns:
         y: shape and dtype of x; and a DropCache.
     Raises:
@@ -31,7 +31,7 @@ def drop_path_forward(x: Array, rate: float, rng: Generator | None) -> tuple[Arr
 
 
 def dropout_forward(x: Array, rate: float, rng: Generator | None) -> tuple[Array, DropCache]:
-    """Drop single values: y = x * keep / (1 - rate), one draw a value, `rng.random(x.shape)`.
+    """Drop single values: y = x * keep / (1 - rate), one draw per value, `rng.random(x.shape)`.
 
     Arguments, result and errors as for drop_path_forward.
     Source: Srivastava et al. 2014 (Journal of Machine Learning Research 15, 1929-1958).

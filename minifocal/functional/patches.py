@@ -25,7 +25,7 @@ def patches_forward(
 
     patches[b, h, w, (c, i, j)] = x_padded[b, h*stride + i, w*stride + j, c]
 
-    Rows and columns behind the last whole patch are left out. With stride = P the patches tile the map; with
+    Rows and columns after the last whole patch are left out. With stride = P the patches tile the map; with
     stride < P they overlap. The channel runs slowest within a patch, as in a convolution's weight (O, C, P, P),
     so `patches @ weight.reshape(O, -1).T` is that convolution.
 

@@ -9,7 +9,7 @@ from minifocal.ops import REFERENCE, Ops
 
 
 class Parameter:
-    """A learned array and the gradient of the loss by it.
+    """A learned array and the gradient of the loss with respect to it.
 
     Attributes:
         data: the values.
@@ -50,7 +50,7 @@ class Layer:
         raise NotImplementedError
 
     def backward(self, dy: Array, cache: Any) -> Array:
-        """Give dx, the gradient by x, and add to the gradient of every parameter."""
+        """Give dx, the gradient with respect to x, and add to the gradient of every parameter."""
         raise NotImplementedError
 
     def __call__(self, x: Array) -> Array:

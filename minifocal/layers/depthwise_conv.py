@@ -1,4 +1,4 @@
-"""DepthwiseConv: one k x k kernel a channel."""
+"""DepthwiseConv: one k x k kernel per channel."""
 
 from minifocal.arrays import Array, Generator
 from minifocal.functional.depthwise_conv import DepthwiseConvCache

@@ -21,7 +21,7 @@ class DropPath(Layer):
         self.rate = rate
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, DropCache]:
-        """Drop by one draw a sample; without an rng nothing is dropped."""
+        """Drop by one draw per sample; without an rng nothing is dropped."""
         return self.ops.drop_path.forward(x, self.rate, rng)
 
     def backward(self, dy: Array, cache: DropCache) -> Array:
@@ -33,7 +33,7 @@ class Dropout(DropPath):
     """Drop single values, while training. Arguments and errors as for DropPath."""
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, DropCache]:
-        """Drop by one draw a value; without an rng nothing is dropped."""
+        """Drop by one draw per value; without an rng nothing is dropped."""
         return self.ops.dropout.forward(x, self.rate, rng)
 
     def backward(self, dy: Array, cache: DropCache) -> Array:

@@ -1,4 +1,4 @@
-"""FocalContext: the chain of focal levels, gathered into one context a token."""
+"""FocalContext: the chain of focal levels, gathered into one context per token."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""How parameters start: one class a recipe, found by name.
+"""How parameters start: one class per recipe, found by name.
 
 A recipe says how to draw the weight and the bias of three kinds of linear map: `"linear"`, `"conv"` (patch
 embeddings, depthwise kernels and the 1x1 convolution `h`, which the published code draws otherwise) and `"head"`

@@ -26,7 +26,7 @@ class MLPCache(NamedTuple):
 
 
 class MLP(Layer):
-    """y = fc2(GELU(fc1(x))), with dropout behind the GELU and behind fc2.
+    """y = fc2(GELU(fc1(x))), with dropout after the GELU and after fc2.
 
     Args:
         dim: channels in and out.

@@ -41,7 +41,7 @@ class FocalNetBlockCache(NamedTuple):
 class FocalNetBlock(Layer):
     """x = x + drop_path(gamma_1 * modulation(norm1(x))), then x = x + drop_path(gamma_2 * mlp(norm2(x))).
 
-    With use_postln the norm stands behind the branch: drop_path(gamma_1 * norm1(modulation(x))). Without
+    With use_postln the norm stands after the branch: drop_path(gamma_1 * norm1(modulation(x))). Without
     use_layerscale there is no gamma.
 
     Args:

@@ -1,13 +1,11 @@
 """FocalNetConfig: every number that shapes a network, checked once, when it is made."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
-from numbers import Real
 from typing import Any
 
 from minifocal.arrays import float32_linspace
-from minifocal.errors import InputError, check_integer, check_option_names, is_integer
+from minifocal.errors import InputError, check_integer, check_option_names, is_integer, is_real
 from minifocal.layers.mlp import ACTIVATIONS
 
 FOCAL, SIGMOID_GATE, BOX_MEAN = "focal", "sigmoid_gate", "box_mean"
@@ -24,21 +22,21 @@ class FocalNetConfig:
             this one counts multiply-adds and is checked against patch_size.
         patch_size: P, the stem's patch and stride in pixels.
         in_chans: channels of an image.
-        num_classes: N outputs; 0 leaves the classifier away and gives the pooled features.
+        num_classes: N outputs; 0 leaves the classifier out and gives the pooled features.
         embed_dim: C of the first stage; every stage doubles it.
         depths: blocks of each stage.
-        mlp_ratio: hidden channels of an MLP by C, rounded down.
+        mlp_ratio: hidden channels of an MLP, as a multiple of C, rounded down.
         mlp_act: "gelu" (by erf) or "gelu_pytorch_tanh".
-        drop_rate: dropout behind the stem, the modulation and in the MLP.
+        drop_rate: dropout after the stem, the modulation and in the MLP.
         drop_path_rate: of the last block; it grows from 0 at the first.
-        patch_norm: LayerNorm behind the stem's projection.
+        patch_norm: LayerNorm after the stem's projection.
         focal_levels: L of each stage.
         focal_windows: kernel of the first level, by stage (for "box_mean" the window of its means).
         focal_factor: by how much the kernel grows from level to level.
         use_conv_embed: overlapping patches: stem 7x7 stride 4, downsampling 3x3 stride 2. The stem's patch_size
             is then not used, as in the official code.
-        use_layerscale, layerscale_value: a learned factor a channel on both branches, and where it starts.
-        use_postln: LayerNorm behind a branch and not before it.
+        use_layerscale, layerscale_value: a learned factor per channel on both branches, and where it starts.
+        use_postln: LayerNorm after a branch and not before it.
         use_postln_in_modulation: LayerNorm before the modulation's last projection ("focal" only).
         normalize_modulator: divide the aggregate by L + 1 ("focal" only).
         ln_eps: added to the variance of every LayerNorm.
@@ -77,7 +75,7 @@ class FocalNetConfig:
         # Plain Python numbers: a NumPy float64 among them would turn float32 arrays into float64.
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is float and _is_real(value):
+            if field.type is float and is_real(value):
                 object.__setattr__(self, field.name, float(value))
             elif is_integer(value):
                 object.__setattr__(self, field.name, int(value))
@@ -146,7 +144,7 @@ class FocalNetConfig:
             if field.type is bool:
                 self._check(field.name, isinstance(getattr(self, field.name), bool), "True or False")
             elif field.type is float:
-                self._check(field.name, _is_real(getattr(self, field.name)), "a finite number")
+                self._check(field.name, is_real(getattr(self, field.name)), "a finite number")
         self._check("mlp_ratio", int(self.embed_dim * self.mlp_ratio) >= 1, "at least 1/embed_dim")
         self._check("ln_eps", self.ln_eps > 0, "above 0")
         for name in ("drop_rate", "drop_path_rate"):
@@ -202,12 +200,8 @@ def check_divisible(config: FocalNetConfig, image_hw: tuple[int, int]) -> None:
     if not exempt and any(n % config.patch_size for n in image_hw):
         raise InputError(
             f"images of {image_hw[0]} x {image_hw[1]} pixels do not divide into patches of {config.patch_size}; "
-            'crop or resize them, choose another patch_size, or set pad_mode="pad"'
+            "crop or resize them, or choose another patch_size"
         )
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _integers(name: str, values: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Three modulations, one socket: each takes and gives (B, H, W, C), and each cache shows `q`, `gates` and `modulator`.
+"""Three modulations, one interface: (B, H, W, C) to the same shape; each cache shows `q`, `gates` and `modulator`.
 
 What they share: a query `q` says what a token is, context is gathered around it, gates choose from the context, and the
 query is modulated, multiplied, by the result.
@@ -29,7 +29,7 @@ class FocalModulationCache(NamedTuple):
     context: FocalContextCache
     h: LinearCache
     q: Array  # (B, H, W, C) query
-    gates: Array  # (B, H, W, L+1) one a level, the last for the whole map; any real number
+    gates: Array  # (B, H, W, L+1) one per level, the last for the whole map; any real number
     modulator: Array  # (B, H, W, C)
     ln: LayerNormCache | None
     proj: LinearCache
@@ -178,7 +178,7 @@ class SigmoidGateCache(NamedTuple):
     gate: LinearCache
     sigmoid: SigmoidCache
     q: Array  # (B, H, W, C) query
-    gates: Array  # (B, H, W, C) one a channel, between 0 and 1
+    gates: Array  # (B, H, W, C) one per channel, between 0 and 1
     ctx: Array  # (B, H, W, C) sum of the levels
     modulator: Array  # (B, H, W, C) gates * ctx
     proj: LinearCache

@@ -85,8 +85,11 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         check_integer("shift", self.shift, at_least=0)
-        for pixels in self.crop or ():
-            check_integer("crop", pixels, at_least=1)
+        if self.crop is not None:
+            if not isinstance(self.crop, tuple) or len(self.crop) != 2:
+                raise InputError(f"crop must be a tuple of height and width, got {self.crop!r}")
+            for pixels in self.crop:
+                check_integer("crop", pixels, at_least=1)
         if not 0.0 <= self.shift_fraction <= 1.0:
             raise InputError(f"shift_fraction must lie in [0, 1], got {self.shift_fraction}")
 

@@ -82,6 +82,8 @@ class SGD(Optimizer):
     Args:
         model, lr, weight_decay, decay_all: as in Optimizer.
         momentum: in [0, 1). nesterov: look ahead.
+    Raises:
+        InputError: as Optimizer, or a momentum outside [0, 1).
     Source: Sutskever et al. 2013 (Proceedings of Machine Learning Research 28(3), 1139-1147).
     """
 
@@ -119,7 +121,9 @@ class AdamW(Optimizer):
 
     Args:
         model, lr, weight_decay, decay_all: as in Optimizer.
-        betas: b1, b2. eps: keeps the quotient finite.
+        betas: b1, b2, in [0, 1). eps: keeps the quotient finite.
+    Raises:
+        InputError: as Optimizer, or betas outside [0, 1).
     Source: Loshchilov and Hutter 2019 (arXiv:1711.05101).
     """
 

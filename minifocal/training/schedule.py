@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, check_integer
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class WarmupCosine:
         total_steps: of the training. warmup_steps: of the warm-up, fewer than total_steps.
         final: the learning rate after the last step.
     Raises:
-        InputError: a warm-up as long as the training, or no step at all.
+        InputError: a negative warm-up, or one as long as the training.
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983).
     """
 
@@ -25,7 +25,8 @@ class WarmupCosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup_steps < self.total_steps:
+        check_integer("warmup_steps", self.warmup_steps, at_least=0)
+        if self.warmup_steps >= self.total_steps:
             raise InputError(
                 f"warm-up must be shorter than the training: got {self.warmup_steps} of {self.total_steps} steps; "
                 "train for more epochs or warm up for fewer steps"

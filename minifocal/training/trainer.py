@@ -13,7 +13,7 @@ from typing import Any
 
 from minifocal.arrays import Generator, get_array_module, overflow_is_looked_for, random_generator
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
-from minifocal.errors import InputError, check_integer, check_option_names
+from minifocal.errors import InputError, check_integer, check_option_names, is_real
 from minifocal.files import write_bytes
 from minifocal.layers.base import Layer
 from minifocal.training.augment import Augmentation
@@ -63,8 +63,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             check_integer(name, getattr(self, name), least)
+        if self.warmup_steps is not None:
+            check_integer("warmup_steps", self.warmup_steps, at_least=0)
         for name in ("lr", "weight_decay", "clip_norm"):
-            if not 0.0 <= getattr(self, name) < math.inf:
+            if not is_real(getattr(self, name)) or getattr(self, name) < 0.0:
                 raise InputError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
@@ -87,7 +89,8 @@ class TrainConfig:
         if missing := sorted(fields.keys() - values.keys()):
             raise InputError(f"the settings of a training lack {', '.join(missing)}")
         augmentation = dict(values["augmentation"])
-        if augmentation["crop"] is not None:
+        check_option_names(augmentation, Augmentation.__dataclass_fields__)
+        if augmentation.get("crop") is not None:
             augmentation["crop"] = tuple(augmentation["crop"])
         return cls(**{**values, "augmentation": Augmentation(**augmentation)})
 
@@ -148,7 +151,7 @@ class Trainer:
         meta: stored in every checkpoint beside progress, class names, scaling of pixels and configuration.
         listener: hears of every step and epoch.
     Raises:
-        InputError: a batch larger than the data, or a warm-up as long as the training.
+        InputError: a batch larger than the data, a warm-up as long as the training, images that do not fit.
     """
 
     def __init__(
@@ -165,7 +168,8 @@ class Trainer:
     ) -> None:
         if config.batch_size > len(train):
             raise InputError(
-                f"batch larger than the data: batch_size {config.batch_size}, but only {len(train)} images to train on"
+                f"batch larger than the data: batch_size {config.batch_size}, but only {len(train)} images to train "
+                f"on; use a batch_size of at most {len(train)}"
             )
         self.model, self.train, self.validation = model, train, validation
         self.standardize, self.config, self.folder = standardize, config, folder
@@ -179,6 +183,14 @@ class Trainer:
         warmup = min(50, total // 10) if config.warmup_steps is None else config.warmup_steps
         self.schedule = WarmupCosine(config.lr, total, warmup)
         self._stop = False
+        self._try_images()
+
+    def _try_images(self) -> None:
+        """Infer an image, whole and augmented: sizes that do not fit are refused before anything is kept."""
+        one = self.train.images[:1]
+        for pixels in (one, self.config.augmentation(one, random_generator(0))):
+            images, _ = load_batch(self.model, self.train, self.standardize, pixels, self.train.labels[:1])
+            self.model(images)
 
     @property
     def finished(self) -> bool:
@@ -258,7 +270,6 @@ class Trainer:
             progress.step = number + 1
             progress.seconds = time.perf_counter() - started
             if self._stop and progress.step < self.steps_per_epoch:
-                self.listener.on_message("stopping after this step")
                 self._check_parameters()
                 self._save()
                 return
@@ -308,18 +319,18 @@ class Trainer:
         self.listener.on_epoch(record)
         self._warn_at_chance(record)
 
-    def _check_finite(self, loss: float) -> None:
+    def _check_finite(self, value: float, what: str = "the loss") -> None:
         """End a run that has diverged, before anything of it is saved."""
-        if not math.isfinite(loss):
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {loss} in epoch {self.progress.epoch + 1}; try a smaller learning rate "
+                f"{what} is {value} in epoch {self.progress.epoch + 1}; try a smaller learning rate "
                 f"(lr {self.config.lr / 3:.2g}), a longer warm-up or another initialisation; the last checkpoint is "
                 "from before"
             )
 
     def _check_parameters(self) -> None:
         for parameter in self.model.parameters():
-            self._check_finite(float(get_array_module(parameter.data).abs(parameter.data).max()))
+            self._check_finite(float(get_array_module(parameter.data).abs(parameter.data).max()), "a weight")
 
     def _warn_at_chance(self, record: dict[str, Any]) -> None:
         """Say so, once, when a tenth of the training (three epochs at least) has taught the model nothing."""

@@ -40,7 +40,7 @@ def refused(capsys, *arguments):
         (["train", "--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["train", "--epochs", "0"], "epochs must be an integer of at least 1, got 0"),
         (["train", "--layers", "2,x"], "argument --layers"),
-        (["train", "--layers", "-1"], "num_layers must be an integer of at least 1, got -1"),
+        (["train", "--layers", "-1"], "layers must be an integer of at least 1, got -1"),
         (["train", "--focal-levels", "0"], "focal_levels must be at least 1 for sigmoid_gate"),
         (["train", "--focal-kernel", "4"], "all kernels are odd (stage 0 has (4, 6)"),
         (["train", "--patch-size", "3"], "do not divide into patches of 3"),
@@ -52,6 +52,9 @@ def refused(capsys, *arguments):
         (["train", "--lr", "nan"], "lr must be at least 0 and finite, got nan"),
         (["train", "--shift", "-1"], "shift must be an integer of at least 0, got -1"),
         (["train", "--crop", "0"], "crop must be an integer of at least 1, got 0"),
+        (["train", "--crop", "9"], "a crop of 9 x 9 does not fit into images of 8 x 8 pixels"),
+        (["train", "--modulation", "focal", "--layers", "2,2,2,2,2"], "smaller than one 2 x 2 patch"),
+        (["train", "--warmup-steps", "-1"], "warmup_steps must be an integer of at least 0, got -1"),
         (["train", "--warmup-steps", "9999"], "warm-up must be shorter than the training"),
         (["train", "--layers", "1,1", "--hidden-size", "0"], "hidden_size must be an integer of at least 1"),
         (["train", "--data", "x" * 300], "File name too long"),
@@ -67,11 +70,14 @@ def refused(capsys, *arguments):
         (["train", "--data", "letters"], "or the path of a folder of images"),
         (["train", "--data", "mnist", "--data-root", "nowhere"], "minifocal data fetch mnist"),
         (["train", "--model", "focalnet_giant"], "the models are focalnet_tiny_srf"),
-        (["train", "--model", "focalnet_tiny_srf", "--hidden-size", "8"], "do not go with --model"),
+        (
+            ["train", "--model", "focalnet_tiny_srf", "--hidden-size", "8"],
+            "only the small networks take that, not --model",
+        ),
         (["train", "--model", "focalnet_tiny_srf", "--modulation", "focal"], "not allowed with argument"),
         (["train", "--device", "tpu"], 'device must be "cpu", "cuda" or "cuda:N"'),
         (["train", "--resume"], "there is no run under runs to resume"),
-        (["train", "--resume", "--epochs", "9"], "leave --epochs away"),
+        (["train", "--resume", "--epochs", "9"], "leave --epochs out"),
         (["train", "--resume", "--out", "nowhere"], "holds no run to resume"),
         (["evaluate", "nowhere.safetensors"], "there is no checkpoint nowhere.safetensors"),
         (["predict", "x.png"], "the following arguments are required: --checkpoint"),
@@ -96,8 +102,9 @@ def test_a_device_that_is_not_there_is_named(capsys):
         assert "cuda:99" in refused(capsys, "train", "--device", "cuda:99")
 
 
-def test_a_refused_training_leaves_no_folder_behind(capsys, tmp_path):
-    refused(capsys, "train", "--patch-size", "3", "--out", "run")
+@pytest.mark.parametrize("option", [["--patch-size", "3"], ["--crop", "9"], ["--crop", "3"]])
+def test_a_refused_training_leaves_no_folder_behind(capsys, tmp_path, option):
+    refused(capsys, "train", *option, "--out", "run")
     assert not (tmp_path / "run").exists()
 
 

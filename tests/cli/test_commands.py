@@ -270,8 +270,9 @@ def test_evaluate_measures_the_data_that_the_run_was_trained_on(image_folder, tm
     at_the_end = capsys.readouterr().out.splitlines()[-1]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert main(["evaluate", "../run/last.safetensors"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == at_the_end
+    for data in ([], ["--data", "../pictures"]):
+        assert main(["evaluate", "../run/last.safetensors", *data]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == at_the_end
 
 
 def test_on_a_terminal_a_bar_shows_loss_accuracy_rate_and_time_left(tmp_path):
