@@ -223,9 +223,13 @@ def test_backward_leaves_dy_and_the_parameters(name):
     layer, x = build(name)
     y, cache = forward(name, layer, x)
     dy = np.random.default_rng(2).standard_normal(y.shape)
-    for array in (x, dy, *(parameter.data for parameter in layer.parameters())):
-        array.flags.writeable = False
+    arrays = [x, dy, *(parameter.data for parameter in layer.parameters())]
+    before = [array.copy() for array in arrays]
+    for array in arrays:
+        array.flags.writeable = False  # an attempt to write raises where it happens
     layer.backward(dy, cache)
+    for array, kept in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, kept)
 
 
 @every_layer

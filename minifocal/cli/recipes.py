@@ -25,7 +25,11 @@ class Network:
     init: str = "lecun"
 
     def build(self, modulation: str, data: Dataset, **options: Any) -> FocalNet:
-        """Build it for the images of a dataset. options: seed, dtype, device."""
+        """Build it for the images of a dataset. options: seed, dtype, device.
+
+        One stage on square images is `FocalNet.build`'s, without a norm after the patches; otherwise the defaults
+        of FocalNetConfig hold.
+        """
         check_integer("hidden_size", self.hidden_size, at_least=1)
         for count in self.layers:
             check_integer("layers", count, at_least=1)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import minifocal as mf
 from minifocal.cli import COMMANDS, main
-from minifocal.data import digits_splits
+from minifocal.data import digits_splits, load_splits
 
 FIGURES = Path(__file__).parents[2] / "figures"
 
@@ -270,9 +270,17 @@ def test_evaluate_measures_the_data_that_the_run_was_trained_on(image_folder, tm
     at_the_end = capsys.readouterr().out.splitlines()[-1]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    asked = []
+
+    def remember(data, root=None, image_size=None):
+        asked.append((Path(data).resolve(), image_size))
+        return load_splits(data, root, image_size)
+
+    monkeypatch.setattr("minifocal.cli.evaluate.load_splits", remember)
     for data in ([], ["--data", "../pictures"]):
         assert main(["evaluate", "../run/last.safetensors", *data]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == at_the_end
+    assert asked == [(image_folder, 16)] * 2
 
 
 def test_on_a_terminal_a_bar_shows_loss_accuracy_rate_and_time_left(tmp_path):

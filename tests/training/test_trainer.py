@@ -161,13 +161,15 @@ def test_a_second_interrupt_is_left_to_python(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint_before(tmp_path):
-    trainer = make_trainer(tmp_path)
+    listener = Remember()
+    trainer = make_trainer(tmp_path, listener)
     trainer.model.head.weight.data[0, 0] = math.inf
     saved = []
     trainer._save = lambda name=LAST: saved.append(name)
     with np.errstate(invalid="ignore"), pytest.raises(TrainingError, match="loss is nan in epoch 1; try a smaller"):
         trainer.fit()
     assert saved == [LAST]  # the one before the first step
+    assert listener.steps == []  # and no step was taken for a good one
 
 
 def test_a_loss_that_stays_at_chance_is_told_once_with_what_to_try():
@@ -258,6 +260,36 @@ def test_a_network_that_diverged_in_the_last_step_of_an_epoch_is_not_saved(tmp_p
         trainer.fit()
     assert not (tmp_path / "best.safetensors").exists()
     assert np.array_equal(mf.load_checkpoint(tmp_path / LAST).model["head.weight"], start)
+
+
+def test_weights_that_are_not_finite_are_not_saved_when_a_run_is_stopped(tmp_path):
+    class Break(Listener):
+        def on_step(self, step, total, record, images):
+            trainer.model.head.bias.data[0] = math.nan
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = make_trainer(tmp_path, Break())
+    with pytest.raises(TrainingError, match="a weight is nan in epoch 1"):
+        trainer.fit()
+    assert np.isfinite(mf.load_checkpoint(tmp_path / LAST).model["head.bias"]).all()
+
+
+def test_each_step_has_the_rate_of_the_schedule_and_an_epoch_the_mean_over_its_images():
+    class Watch(Listener):
+        rates, losses, right = [], [], []
+
+        def on_step(self, step, total, record, images):
+            self.rates.append(trainer.optimizer.lr)
+            self.losses.append(record.loss * images)
+            self.right.append(record.accuracy * images)
+
+    trainer = make_trainer(listener=Watch())
+    trainer.fit()
+    assert Watch.rates == [trainer.schedule(step) for step in range(16)]
+    for epoch, record in enumerate(trainer.history):
+        steps = slice(4 * epoch, 4 * epoch + 4)
+        assert record["train_loss"] == pytest.approx(sum(Watch.losses[steps]) / 26, rel=1e-12)
+        assert record["train_accuracy"] == pytest.approx(sum(Watch.right[steps]) / 26, rel=1e-6)
 
 
 def test_a_stopped_trainer_goes_on_when_it_is_asked_again():
