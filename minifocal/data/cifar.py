@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from minifocal.data.cifar_pickle import read_pickle
 from minifocal.data.dataset import Dataset, Splits
-from minifocal.data.safe_pickle import read_pickle
 from minifocal.errors import InputError
 from minifocal.files import read_bytes
 

@@ -1,14 +1,10 @@
-"""Reading the pickles of CIFAR without running anything that stands in them.
+"""Reading the pickles of CIFAR: dicts of NumPy arrays, lists and strings.
 
-A pickle is a program: it names functions and calls them. The files of CIFAR need three names of NumPy. Each
-is replaced here by a stand-in which only keeps what it is given, so that reading calls no function of NumPy
-or of any other library; every other name is refused. The arrays are built afterwards, from checked parts.
+The files need three names of NumPy. Each is replaced by a stand-in that keeps what it is given; the arrays are
+built afterwards, from checked parts.
 """
 
-import io
 import math
-import pickle
-import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import numpy as np
 
 from minifocal.errors import InputError
 from minifocal.files import read_bytes
+from minifocal.safe_pickle import StandIn, run_pickle
 
 MAX_PICKLE_BYTES = 2**28  # the largest, CIFAR-100's training file, has 155 MB
 DTYPE_NAMES = frozenset({"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"})
@@ -23,7 +20,7 @@ BYTE_ORDERS = frozenset({"<", ">", "=", "|"})
 NDARRAY = "numpy.ndarray"
 
 
-class _PickledDtype:
+class _PickledDtype(StandIn):
     """Stands in for `numpy.dtype`: remembers name and byte order of a plain number type."""
 
     def __init__(self, name: Any, align: Any, copy: Any) -> None:
@@ -32,7 +29,7 @@ class _PickledDtype:
         if self.name not in DTYPE_NAMES:
             raise InputError(f"refused an array of dtype {self.name[:80]!r}; only plain numbers are read")
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         self.byte_order = _text(state[1])
         if self.byte_order not in BYTE_ORDERS:
             raise InputError(f"refused an array of byte order {self.byte_order[:80]!r}")
@@ -41,14 +38,14 @@ class _PickledDtype:
         return np.dtype(self.byte_order + self.name)
 
 
-class _PickledArray:
+class _PickledArray(StandIn):
     """Stands in for what NumPy's `_reconstruct` makes: remembers shape, dtype and bytes."""
 
     def __init__(self, kind: Any, shape: Any, typecode: Any) -> None:
         if kind != NDARRAY:
             raise InputError("refused an array that is no plain numpy.ndarray")
 
-    def __setstate__(self, state: Any) -> None:
+    def set_state(self, state: Any) -> None:
         _, self.shape, self.kept_dtype, self.column_major, self.values = state
 
     def array(self) -> np.ndarray:
@@ -59,21 +56,12 @@ class _PickledArray:
 
 
 # NumPy 1 and 2 write the first name differently; both are the same to us.
-STAND_INS: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
-    ("numpy", "dtype"): _PickledDtype,
-    ("numpy", "ndarray"): NDARRAY,
+STAND_INS: dict[str, Any] = {
+    "numpy.core.multiarray._reconstruct": _PickledArray,
+    "numpy._core.multiarray._reconstruct": _PickledArray,
+    "numpy.dtype": _PickledDtype,
+    "numpy.ndarray": NDARRAY,
 }
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return STAND_INS[module, name]
-        except KeyError:
-            # Quoted and cut: the name comes from the file and could hold anything.
-            raise InputError(f"refused a pickle that names {f'{module}.{name}'[:80]!r}") from None
 
 
 def read_pickle(path: Path | str) -> dict[str, Any]:
@@ -88,8 +76,7 @@ def read_pickle(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     data = read_bytes(path, MAX_PICKLE_BYTES)
     try:
-        _check_memo(data)
-        values = _RestrictedUnpickler(io.BytesIO(data), encoding="bytes").load()
+        values = run_pickle(data, STAND_INS)
         if type(values) is not dict:
             raise InputError(f"expected a pickled dict, got {type(values).__name__}")
         return {
@@ -97,15 +84,8 @@ def read_pickle(path: Path | str) -> dict[str, Any]:
         }
     except InputError as error:
         raise InputError(f"{path}: {error}; is this the right file?") from error
-    except Exception as error:  # a damaged pickle can raise nearly anything, and all of it means the same
+    except Exception as error:  # parts that are missing or of another type than NumPy writes
         raise InputError(f"{path}: expected a pickle, but it is damaged, cut short or another format") from error
-
-
-def _check_memo(data: bytes) -> None:
-    """Refuse memo entries numbered beyond the file's length: the reader makes room for all lower ones."""
-    for opcode, argument, _ in pickletools.genops(data):
-        if "PUT" in opcode.name and int(argument or 0) > len(data):
-            raise InputError(f"refused a pickle with memo entry {argument}")
 
 
 def _text(value: Any) -> str:
