@@ -14,6 +14,7 @@ images enter channels-first, (B, Cin, H, W), in pixels.
 `dx` is always the gradient of the loss with respect to `x`. The README says in which order to read.
 """
 
+from minifocal import interop
 from minifocal.arrays import as_numpy, get_array_module, to_device
 from minifocal.errors import InputError
 from minifocal.functional.cross_entropy import cross_entropy_backward, cross_entropy_forward
@@ -40,6 +41,7 @@ __all__ = [
     "cross_entropy_backward",
     "cross_entropy_forward",
     "get_array_module",
+    "interop",
     "list_models",
     "load_checkpoint",
     "save_checkpoint",

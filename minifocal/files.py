@@ -30,18 +30,34 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 @contextmanager
-def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Write `path` wholly or not at all: under a temporary name beside it, renamed at the end.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Write `path` wholly or not at all: gives a temporary name beside it, renamed at the end.
 
     Whatever goes wrong inside the `with` block leaves neither the temporary file nor a changed `path`.
     """
     partial = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
-        with partial.open("wb") as file:
-            yield file
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears as `path` wholly or not at all, as `atomic_path` does."""
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Make the folder of `path`; what the operating system refuses inside the `with` block becomes an InputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -50,9 +66,5 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         InputError: the folder cannot be made or written to; what was there before stands.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+    with saving(path), atomic_writer(path) as file:
+        file.write(content)

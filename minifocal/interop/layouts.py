@@ -1,0 +1,281 @@
+"""What the published implementations call each parameter, and how they lay out its numbers: one table, read both ways.
+
+    state = interop.state_dict(model, layout="hf")             # names and shapes of Hugging Face
+    interop.load_state_dict(model, state, layout="hf")
+
+Layouts: "official" (microsoft/FocalNet), "hf" (transformers), "timm", and "edifice". This package's own names are the
+official ones, so every modulation has an official layout.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from minifocal.arrays import Array, as_numpy, get_array_module
+from minifocal.errors import InputError
+from minifocal.layers.base import Parameter
+from minifocal.models.focalnet import FocalNet
+
+LAYOUTS = ("official", "hf", "timm", "edifice")
+
+# What a parameter is decides how its weight is laid out; biases and the weights of norms are vectors everywhere.
+LINEAR, POINTWISE, HEAD, CONV, DEPTHWISE, VECTOR = "linear", "pointwise", "head", "conv", "depthwise", "vector"
+
+
+class Row(NamedTuple):
+    """One line of the table: the names of a part in every layout, None where a layout has no such part.
+
+    In the names {s} is the stage, {next} the one after it, {b} the block, {l} the level, and {post} is "_post" where
+    the block is post-LN: timm names norms after where they stand, and keeps a downsampling with the stage behind it.
+    """
+
+    kind: str
+    ours: str  # and official
+    hf: str | None
+    timm: str | None
+    edifice: str | None = None
+
+    def name(self, layout: str) -> str | None:
+        """Give the part's name in a layout."""
+        return self.ours if layout == "official" else getattr(self, layout)
+
+
+def _in_block(kind: str, ours: str, hf: str | None, timm: str | None, edifice: str | None = None) -> Row:
+    return Row(
+        kind,
+        f"layers.{{s}}.blocks.{{b}}.{ours}",
+        hf and f"focalnet.encoder.stages.{{s}}.layers.{{b}}.{hf}",
+        timm and f"layers.{{s}}.blocks.{{b}}.{timm}",
+        edifice and f"focal_{{b}}_{edifice}",
+    )
+
+
+TABLE = (
+    #   kind       ours, official    Hugging Face                                          timm         Edifice
+    Row(CONV, "patch_embed.proj", "focalnet.embeddings.patch_embeddings.projection", "stem.proj", "patch_embed_proj"),
+    Row(VECTOR, "patch_embed.norm", "focalnet.embeddings.norm", "stem.norm"),
+    _in_block(VECTOR, "norm1", "norm1", "norm1{post}", "mod_norm"),
+    _in_block(LINEAR, "modulation.f", "modulation.projection_in", "modulation.f"),
+    _in_block(DEPTHWISE, *["modulation.focal_layers.{l}.0"] * 3),
+    _in_block(POINTWISE, "modulation.h", "modulation.projection_context", "modulation.h"),
+    _in_block(VECTOR, "modulation.ln", "modulation.layernorm", "modulation.norm"),
+    _in_block(LINEAR, "modulation.query", None, None, "query"),
+    _in_block(LINEAR, "modulation.context", None, None),
+    _in_block(LINEAR, "modulation.levels.{l}", None, None, "focal_level_{l}"),
+    _in_block(LINEAR, "modulation.gate", None, None, "gate"),
+    _in_block(LINEAR, "modulation.proj", "modulation.projection_out", "modulation.proj", "mod_proj"),
+    _in_block(VECTOR, "gamma_1", "gamma_1", "ls1.gamma"),
+    _in_block(VECTOR, "norm2", "norm2", "norm2{post}", "ffn_norm"),
+    _in_block(LINEAR, "mlp.fc1", "mlp.fc1", "mlp.fc1", "ffn_up"),
+    _in_block(LINEAR, "mlp.fc2", "mlp.fc2", "mlp.fc2", "ffn_down"),
+    _in_block(VECTOR, "gamma_2", "gamma_2", "ls2.gamma"),
+    Row(
+        CONV,
+        "layers.{s}.downsample.proj",
+        "focalnet.encoder.stages.{s}.downsample.projection",
+        "layers.{next}.downsample.proj",
+    ),
+    Row(
+        VECTOR,
+        "layers.{s}.downsample.norm",
+        "focalnet.encoder.stages.{s}.downsample.norm",
+        "layers.{next}.downsample.norm",
+    ),
+    Row(VECTOR, "norm", "focalnet.layernorm", "norm", "final_norm"),
+    Row(HEAD, "head", "classifier", "head.fc", "classifier"),
+)
+
+NUMBER = "(0|[1-9][0-9]*)"
+SUFFIXES = {"": "", ".weight": ".weight", ".bias": ".bias"}  # ours and theirs
+EDIFICE_SUFFIXES = {".weight": "/kernel", ".bias": "/bias"}
+EDIFICE_NORM_SUFFIXES = {".weight": "/gamma", ".bias": "/beta"}
+
+
+def _suffixes(kind: str, layout: str) -> dict[str, str]:
+    """What follows a part's name, ours and theirs."""
+    if layout != "edifice":
+        return SUFFIXES
+    return EDIFICE_NORM_SUFFIXES if kind == VECTOR else EDIFICE_SUFFIXES
+
+
+def _pattern(row: Row, layout: str) -> re.Pattern | None:
+    """Turn a name of the table into a pattern that reads its numbers; None where the layout has no such part."""
+    name = row.name(layout)
+    if name is None:
+        return None
+    part = re.escape(name).replace(r"\{post\}", "(?P<post>(?:_post)?)")
+    part = re.sub(r"\\\{(\w+)\\\}", rf"(?P<\1>{NUMBER})", part)
+    suffix = "|".join(re.escape(theirs) for theirs in _suffixes(row.kind, layout).values())
+    return re.compile(f"{part}(?P<suffix>{suffix})")
+
+
+PATTERNS = {
+    layout: [(row, pattern) for row in TABLE if (pattern := _pattern(row, layout)) is not None] for layout in LAYOUTS
+}
+
+
+class Place(NamedTuple):
+    """A parameter's line of the table, and where in the network it stands."""
+
+    row: Row
+    numbers: dict[str, int]  # of stage, block and level
+    suffix: str  # "", ".weight" or ".bias"
+
+    @property
+    def own_name(self) -> str:
+        """The parameter's name in this package."""
+        return self.row.ours.format(**self.numbers) + self.suffix
+
+    def stored_name(self, layout: str, use_postln: bool) -> str | None:
+        """The parameter's name in a layout; None where that has no such parameter."""
+        part = self.row.name(layout)
+        if part is None or (layout == "edifice" and self.numbers["s"] > 0):
+            return None
+        numbers = {**self.numbers, "next": self.numbers["s"] + 1, "post": "_post" if use_postln else ""}
+        return part.format(**numbers) + _suffixes(self.row.kind, layout)[self.suffix]
+
+
+def find_place(name: str, layout: str) -> Place | None:
+    """Look a parameter's name up in a layout's column; None where it is no name of a FocalNet's."""
+    for row, pattern in PATTERNS[layout]:
+        if match := pattern.fullmatch(name):
+            numbers = {key: int(value) for key, value in match.groupdict().items() if key not in ("post", "suffix")}
+            if "next" in numbers:
+                numbers["s"] = numbers.pop("next") - 1
+            ours = {theirs: suffix for suffix, theirs in _suffixes(row.kind, layout).items()}
+            return Place(row, {"s": 0, **numbers}, ours[match["suffix"]])
+    return None
+
+
+def to_stored(weight: Array, kind: str, in_dim: int, layout: str) -> Array:
+    """View one of our parameters, or its gradient, in the shape of a layout.
+
+    Args:
+        weight: ours: (in, out), (P*P*in, out) of a convolution of patches, (k, k, C) of a depthwise one, or a vector.
+        kind: of the table. in_dim: channels that a convolution of patches reads.
+        layout: PyTorch's are (out, in), (out, in, P, P), (C, 1, k, k); timm's linear maps are 1 x 1 convolutions.
+    """
+    if layout == "edifice" or weight.ndim == 1:
+        return weight
+    if kind == DEPTHWISE:
+        return weight.transpose(2, 0, 1)[:, None]
+    weight = weight.T
+    if kind == CONV:
+        size = math.isqrt(weight.shape[1] // in_dim)
+        return weight.reshape(len(weight), in_dim, size, size)
+    return weight[:, :, None, None] if _is_1x1_convolution(kind, layout) else weight
+
+
+def from_stored(stored: Array, kind: str, layout: str) -> Array:
+    """View a parameter of a layout in our shape: the way back of `to_stored`."""
+    if layout == "edifice" or stored.ndim == 1:
+        return stored
+    if kind == DEPTHWISE:
+        return stored[:, 0].transpose(1, 2, 0)
+    if kind == CONV or _is_1x1_convolution(kind, layout):
+        stored = stored.reshape(len(stored), -1)
+    return stored.T
+
+
+def _is_1x1_convolution(kind: str, layout: str) -> bool:
+    return kind == POINTWISE or (kind == LINEAR and layout == "timm")
+
+
+class Stored(NamedTuple):
+    """A parameter of a network and how a layout stores it."""
+
+    name: str
+    kind: str
+    in_dim: int
+    parameter: Parameter
+
+
+def stored_parameters(model: FocalNet, layout: str) -> Iterator[Stored]:
+    """Go through a network's parameters as a layout stores them.
+
+    Raises:
+        InputError: no such layout, or one that has no name for a parameter of this network.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    config = model.config
+    for name, parameter in model.named_parameters():
+        place = find_place(name, "official")
+        stored = place and place.stored_name(layout, config.use_postln)
+        if place is None or stored is None:
+            raise InputError(
+                f"layout {layout!r} has no name for {name}; "
+                f'any network can be stored as "official", this one with modulation {config.modulation!r}'
+            )
+        in_dim = config.in_chans if place.row.ours.startswith("patch_embed") else config.dims[place.numbers["s"]]
+        yield Stored(stored, place.row.kind, in_dim, parameter)
+
+
+def state_dict(model: FocalNet, *, layout: str, grads: bool = False) -> dict[str, Array]:
+    """Give the parameters of a network, or their gradients, with the names and shapes of another implementation.
+
+    Args:
+        model: to read.
+        layout: "official", "hf", "timm" or "edifice".
+        grads: gradients in place of values.
+    Returns:
+        arrays by name; they look at the network's own memory: copy them to keep them.
+    Raises:
+        InputError: no such layout, or one that has no name for a parameter of this network.
+    """
+    return {
+        name: to_stored(parameter.grad if grads else parameter.data, kind, in_dim, layout)
+        for name, kind, in_dim, parameter in stored_parameters(model, layout)
+    }
+
+
+def load_state_dict(model: FocalNet, state: Mapping[str, Any], *, layout: str) -> None:
+    """Copy the weights of another implementation into a network; nothing is changed unless everything fits.
+
+    Args:
+        model: of the configuration that the weights are for.
+        state: by name: arrays, tensors of PyTorch in host memory, or anything that NumPy makes an array of.
+        layout: whose names and shapes they have: "official", "hf", "timm" or "edifice".
+    Raises:
+        InputError: a name is missing or unexpected, or a shape or dtype differs; the message lists them and says what
+            would fit.
+    """
+    parameters = list(stored_parameters(model, layout))
+    own = {p.name: to_stored(p.parameter.data, p.kind, p.in_dim, layout) for p in parameters}
+    if problems := _problems(own, state):
+        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        hints = "".join(f"; {hint}" for sign, hint in HINTS if any(re.search(sign, problem) for problem in problems))
+        raise InputError(f"these {layout} weights are of another network: {shown}{hints}")
+    for name, kind, _, parameter in parameters:
+        values = get_array_module(parameter.data).asarray(as_numpy(state[name]))
+        parameter.data[...] = from_stored(values, kind, layout)
+
+
+def _problems(own: Mapping[str, Array], state: Mapping[str, Any]) -> list[str]:
+    """Say how a state differs from a network's own, a phrase each, in alphabetical order."""
+    problems = [f"missing {name}" for name in own.keys() - state.keys()]
+    problems += [f"unexpected {name}" for name in state.keys() - own.keys()]
+    for name in own.keys() & state.keys():
+        here, there = (_describe(array) for array in (own[name], state[name]))
+        if here != there:
+            problems.append(f"{name} is {there} in the weights and {here} in the network")
+    return sorted(problems)
+
+
+def _describe(array: Any) -> str:
+    return f"{tuple(array.shape)} {str(array.dtype).removeprefix('torch.')}"
+
+
+HINTS = (
+    (
+        r"focal_layers",
+        "the number of focal levels or their windows differ: the official functions build two levels and windows of 3 "
+        "unless their YAML file says otherwise, so give focal_levels= and focal_windows= as the weights have them",
+    ),
+    (r"_post\b|norm\d_post", "post-LN or not: give use_postln= as the weights have it"),
+    (r"modulation\.(ln|layernorm|norm)\b", "give use_postln_in_modulation= as the weights have it"),
+    (r"gamma", "give use_layerscale= as the weights have it"),
+    (r"pre_logits|head\.norm", "timm's head of several layers (head_hidden_size) has no counterpart here"),
+    (r"(head|classifier|head\.fc)[./](weight|kernel) is", "give num_classes= as the weights have it"),
+)
