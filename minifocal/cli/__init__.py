@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from minifocal.cli import data, doctor, evaluate, figures, gradcheck, models, predict, summary, train
+from minifocal.cli import convert, data, doctor, evaluate, figures, gradcheck, models, predict, summary, train
 from minifocal.errors import InputError
 from minifocal.training.trainer import TrainingError
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "gradcheck": gradcheck,
     "summary": summary,
     "models": models,
+    "convert": convert,
     "data": data,
     "figures": figures,
     "doctor": doctor,

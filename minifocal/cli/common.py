@@ -1,16 +1,17 @@
 """What several commands share: arguments, tables, models and data from files."""
 
 import argparse
+import ast
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minifocal.data import DATASETS, Dataset, Splits
-from minifocal.data.dataset import Standardize, stratified_split
+from minifocal.data.dataset import stratified_split
 from minifocal.errors import InputError
-from minifocal.models.focalnet import FocalNet
-from minifocal.training.checkpoint import Checkpoint, load_checkpoint
-from minifocal.training.trainer import BEST, LAST
+from minifocal.interop import Preprocess, Pretrained, open_pretrained
+from minifocal.interop.descriptions import read_class_names
 
 VALIDATION_FRACTION = 0.1
 SPLIT_SEED = 0  # of the validation images: the same ones whatever the seed of a run
@@ -37,37 +38,64 @@ def split_validation(splits: Splits) -> tuple[Dataset, Dataset]:
     return stratified_split(splits.train, count, SPLIT_SEED)
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Give the file of a checkpoint; of a run's folder the best one, or the last where there is no best yet."""
-    if path.is_dir():
-        found = [path / name for name in (BEST, LAST) if (path / name).is_file()]
-        if not found:
-            raise InputError(f"{path} holds no checkpoint; give a file, or the folder of a run")
-        return found[0]
-    return path
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --set and --names: what a file of weights may not say."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of the configuration that the weights do not show, such as use_postln=False (may be repeated)",
+    )
+    parser.add_argument(
+        "--names", type=Path, metavar="FILE", help="class names: one a line, or a JSON list or object by class number"
+    )
 
 
-def load_model(path: Path, device: str) -> tuple[FocalNet, Checkpoint]:
-    """Read a checkpoint, or the best one of a run's folder, and build its network."""
-    checkpoint = load_checkpoint(find_checkpoint(path))
-    return FocalNet.from_checkpoint(checkpoint, device=device), checkpoint
+WEIGHTS_HELP = (
+    "a folder of Hugging Face or timm, or of a run (its best); a .safetensors, .pth or .bin file; "
+    "official, Hugging Face, timm, Edifice or minifocal"
+)
 
 
-def trained_standardize(checkpoint: Checkpoint) -> Standardize:
-    """Give the scaling of pixels that a checkpoint was trained with."""
-    return Standardize.from_dict(training_meta(checkpoint, "standardize"))
+def open_weights(path: Path, args: argparse.Namespace) -> Pretrained:
+    """Open weights as --set and --names say; print to standard error what a user should know about them."""
+    pretrained = open_pretrained(path, **dict(map(_setting, args.set)))
+    for warning in pretrained.warnings:
+        print(f"minifocal {args.command}: {warning}", file=sys.stderr)
+    if args.names is not None:
+        names = read_class_names(args.names, pretrained.config.num_classes)
+        pretrained = replace(pretrained, class_names=names)
+    return pretrained
 
 
-def trained_class_names(checkpoint: Checkpoint) -> list[str]:
-    """Give the class names that a checkpoint was trained with."""
-    return [str(name) for name in training_meta(checkpoint, "class_names")]
+def _setting(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE: a number, True or False, numbers joined by commas, or a word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--set takes NAME=VALUE, such as use_postln=False, got {text!r}")
+    try:
+        return name, ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
+    except (ValueError, SyntaxError):
+        return name, value
 
 
-def training_meta(checkpoint: Checkpoint, name: str) -> Any:
-    """Give something else that `minifocal train` stored in a checkpoint."""
-    if name not in checkpoint.meta:
-        raise InputError(f"{checkpoint.path} was not written by minifocal train: it does not say its {name}")
-    return checkpoint.meta[name]
+def preprocess_of(pretrained: Pretrained) -> Preprocess:
+    """Give how images are prepared for these weights.
+
+    Raises:
+        InputError: nobody knows.
+    """
+    if pretrained.preprocess is None:
+        raise InputError(
+            f"{pretrained.path} does not say how its images were prepared: it was not written by minifocal train"
+        )
+    return pretrained.preprocess
+
+
+def class_names_of(pretrained: Pretrained) -> list[str]:
+    """Give the names of the classes, or numbered ones where there are none."""
+    return list(pretrained.class_names or (f"class {label}" for label in range(pretrained.config.num_classes)))
 
 
 def on_terminal() -> bool:

@@ -4,16 +4,18 @@ import argparse
 from pathlib import Path
 
 from minifocal.cli.common import (
+    WEIGHTS_HELP,
     add_data_arguments,
     add_device_argument,
-    load_model,
+    add_weights_arguments,
+    class_names_of,
+    open_weights,
+    preprocess_of,
     table,
-    trained_class_names,
-    trained_standardize,
-    training_meta,
 )
-from minifocal.data import FIXED_SIZE, load_splits
+from minifocal.data import FIXED_SIZE, Splits, load_splits
 from minifocal.errors import InputError, check_integer
+from minifocal.interop import Pretrained
 from minifocal.training.step import evaluate
 
 HELP = "measure a checkpoint on the test images: loss, accuracy, and what is taken for what"
@@ -22,30 +24,23 @@ EXAMPLE = "minifocal evaluate runs/digits"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and the data."""
-    parser.add_argument("checkpoint", type=Path, help="a .safetensors file, or the folder of a run (its best)")
+    parser.add_argument("checkpoint", type=Path, help=WEIGHTS_HELP)
     add_data_arguments(parser, "what it was trained on")
     parser.add_argument("--batch-size", type=int, default=256, help="images at a time (default: 256)")
+    add_weights_arguments(parser)
     add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print accuracy by class and the accuracy over all."""
     check_integer("--batch-size", args.batch_size, at_least=1)
-    model, checkpoint = load_model(args.checkpoint, args.device)
-    given = {"data": args.data, "root": args.data_root, "image_size": args.image_size}
-    if args.data:  # at the network's size, where the data comes in any
-        trained_on = {} if args.data in FIXED_SIZE else {"image_size": model.config.image_hw[0]}
-    else:
-        trained_on = training_meta(checkpoint, "data")
-    splits = load_splits(**{**trained_on, **{name: value for name, value in given.items() if value is not None}})
-    print(f"checkpoint: {checkpoint.path}, data: {splits.name}, {splits.note}")
-    names = trained_class_names(checkpoint)
-    if list(splits.test.class_names) != names:
-        raise InputError(
-            f"{checkpoint.path} was trained on the classes {', '.join(names)}, but {splits.name} has "
-            f"{', '.join(splits.test.class_names)}; choose other data with --data"
-        )
-    result = evaluate(model, splits.test, trained_standardize(checkpoint), args.batch_size)
+    pretrained = open_weights(args.checkpoint, args)
+    preprocess, names = preprocess_of(pretrained), class_names_of(pretrained)
+    splits = _splits(pretrained, args)
+    print(f"checkpoint: {pretrained.path}, data: {splits.name}, {splits.note}")
+    _check_classes(pretrained, names, splits)
+    model = pretrained.build(device=args.device)
+    result = evaluate(model, splits.test, preprocess.standardize, args.batch_size)
     rows = []
     for label, (name, row) in enumerate(zip(names, result.confusion, strict=True)):
         count = sum(row)
@@ -56,3 +51,33 @@ def run(args: argparse.Namespace) -> int:
     print(f"loss {result.loss:.4f}")
     print(f"test accuracy {100 * result.accuracy:.2f} %")
     return 0
+
+
+def _splits(pretrained: Pretrained, args: argparse.Namespace) -> Splits:
+    """Load what is asked for, or what the network was trained on; images of any size as the network saw them."""
+    given = {"data": args.data, "root": args.data_root, "image_size": args.image_size}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not args.data:
+        if "data" not in pretrained.meta:
+            raise InputError(f"{pretrained.path} does not say what it was trained on; name the images with --data")
+        return load_splits(**{**pretrained.meta["data"], **given})
+    if args.data in FIXED_SIZE:
+        return load_splits(**given)
+    preprocess = preprocess_of(pretrained)
+    if args.image_size:
+        preprocess = preprocess.at_size(args.image_size)
+    prepared = {"image_size": preprocess.crop, "channels": pretrained.config.in_chans, "resize": preprocess.resize}
+    return load_splits(**{**prepared, **given})
+
+
+def _check_classes(pretrained: Pretrained, names: list[str], splits: Splits) -> None:
+    """Refuse data of other classes; where only their names differ, as of weights from elsewhere, their order counts."""
+    theirs = list(splits.test.class_names)
+    if theirs == names:
+        return
+    if len(theirs) != len(names) or "data" in pretrained.meta:
+        raise InputError(
+            f"{pretrained.path} was trained on the classes {', '.join(names)[:200]}, but {splits.name} has "
+            f"{', '.join(theirs)[:200]}; choose other data with --data"
+        )
+    print(f"classes are matched by their order: the first is {names[0]!r} here and {theirs[0]!r} in the data")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from minifocal.cli.common import load_model
+from minifocal.cli.common import WEIGHTS_HELP, add_weights_arguments, open_weights
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
 
@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         nargs="?",
         default=BUILD,
-        help="a variant, a checkpoint (.safetensors, or a path with a /), or build (FocalNet.build, the default)",
+        help=f"a variant (see minifocal models), build (FocalNet.build, the default), or weights: {WEIGHTS_HELP}",
     )
+    add_weights_arguments(parser)
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width (default: the network's)")
 
 
@@ -28,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the table."""
     if args.model == BUILD:
         model = FocalNet.build(init="zeros")
-    elif args.model.endswith(".safetensors") or "/" in args.model:
-        model, _ = load_model(Path(args.model), "cpu")
+    elif Path(args.model).suffix or Path(args.model).exists():
+        model = open_weights(Path(args.model), args).build()
     else:
         model = create_model(args.model, init="zeros")
     print(model.summary(args.image_size))

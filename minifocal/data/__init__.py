@@ -42,7 +42,14 @@ SHAPES_SIZE = 32
 FOLDER_SIZE = 64
 
 
-def load_splits(data: str, root: Path | str | None = None, image_size: int | None = None, seed: int = 0) -> Splits:
+def load_splits(
+    data: str,
+    root: Path | str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    channels: int = 3,
+    resize: int | None = None,
+) -> Splits:
     """Load data by name, or a folder of images by its path.
 
     Args:
@@ -53,6 +60,7 @@ def load_splits(data: str, root: Path | str | None = None, image_size: int | Non
         image_size: height and width in pixels of "shapes" (32 if not given) and of a folder's images (64);
             the other data has the size it has.
         seed: of the made shapes and of the split of a folder; the other data is split for good.
+        channels, resize: of a folder's images, as in `read_image`; the other data has what it has.
     Raises:
         InputError: an unknown name, missing or damaged files, or another image size than the data has.
     """
@@ -60,7 +68,8 @@ def load_splits(data: str, root: Path | str | None = None, image_size: int | Non
         return shapes_splits(SHAPES_SIZE if image_size is None else image_size, seed=seed)
     if data not in DATASETS:
         if Path(data).is_dir():
-            return folder_splits(data, FOLDER_SIZE if image_size is None else image_size, seed=seed)
+            size = FOLDER_SIZE if image_size is None else image_size
+            return folder_splits(data, size, channels, seed=seed, resize=resize)
         raise InputError(f"expected one of {', '.join(DATASETS)} or the path of a folder of images, got {data!r}")
 
     splits = digits_splits() if data == "digits" else _load_public(data, None if root is None else Path(root))

@@ -17,15 +17,16 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".p
 PIL_MODES = {1: "L", 3: "RGB"}
 
 
-def read_image(path: Path | str, size: int | None = None, channels: int = 3) -> np.ndarray:
+def read_image(path: Path | str, size: int | None = None, channels: int = 3, resize: int | None = None) -> np.ndarray:
     """Read an image file, upright as its EXIF orientation says.
 
-    With `size` the shorter side is resized to it (bicubic) and the centre cut out. Transparency is dropped.
+    With `size` the shorter side is resized (bicubic) and the centre cut out. Transparency is dropped.
 
     Args:
         path: a file that Pillow can read with 8 bits per channel.
         size: height and width of the result in pixels; None keeps the image as it is.
         channels: 3 for RGB, 1 for grey.
+        resize: what the shorter side is resized to, at least `size`; `size` where not given.
     Returns:
         (channels, height, width) uint8.
     Raises:
@@ -61,25 +62,34 @@ def read_image(path: Path | str, size: int | None = None, channels: int = 3) -> 
             raise cannot_read(path, error) from error
         raise InputError(f"{path}: expected an image, but it is damaged, cut short or no image") from error
     if size is not None:
-        image = _resize_and_crop(image, size, path)
+        image = _resize_and_crop(image, size if resize is None else resize, size, path)
     pixels = np.array(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _resize_and_crop(image: "Image.Image", size: int, path: Path) -> "Image.Image":
+def _resize_and_crop(image: "Image.Image", resize: int, size: int, path: Path) -> "Image.Image":
     from PIL import Image
 
+    if resize < size:
+        raise InputError(f"an image resized to {resize} pixels has no square of {size}; give a resize of at least that")
     short = min(image.size)
-    width, height = (size * side // short for side in image.size)
+    width, height = (resize * side // short for side in image.size)
     # A thin strip grows with its longer side: the limit on pixels must hold here too.
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise InputError(f"{path}: {image.width}×{image.height} is too thin a strip for size {size}; crop it first")
+        raise InputError(f"{path}: {image.width}×{image.height} is too thin a strip for size {resize}; crop it first")
     resized = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return resized.crop((left, top, left + size, top + size))
 
 
-def folder_splits(root: Path | str, size: int, channels: int = 3, test_fraction: float = 0.2, seed: int = 0) -> Splits:
+def folder_splits(
+    root: Path | str,
+    size: int,
+    channels: int = 3,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    resize: int | None = None,
+) -> Splits:
     """Read a folder of images into memory.
 
     Either root/train/CLASS/* with root/test/CLASS/* (or root/val/CLASS/*), or root/CLASS/*, which is split by
@@ -92,6 +102,7 @@ def folder_splits(root: Path | str, size: int, channels: int = 3, test_fraction:
         channels: 3 for RGB, 1 for grey.
         test_fraction: share of test images where the folder is not split already.
         seed: of that split.
+        resize: as in `read_image`.
     Raises:
         InputError: no such folder, fewer than two classes, a class without images, classes that differ
             between train and test, or a file that is no image.
@@ -103,19 +114,19 @@ def folder_splits(root: Path | str, size: int, channels: int = 3, test_fraction:
         test_folder = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if test_folder is None:
             raise InputError(f"{root} has train but neither test nor val; add one, or put the classes in {root} itself")
-        train, test = (_read_classes(folder, size, channels) for folder in (root / "train", test_folder))
+        train, test = (_read_classes(folder, size, channels, resize) for folder in (root / "train", test_folder))
         if train.class_names != test.class_names:
             different = sorted(set(train.class_names) ^ set(test.class_names))
             raise InputError(f"{root}: train and {test_folder.name} must have the same classes, but {different} differ")
         how = f"split as found in train and {test_folder.name}"
     else:
-        whole = _read_classes(root, size, channels)
+        whole = _read_classes(root, size, channels, resize)
         train, test = stratified_split(whole, round(test_fraction * len(whole)), seed)
         how = f"stratified split, {test_fraction:g} for testing, seed {seed}"
     return Splits(root.name, train, test, f"images in {root}; {how}")
 
 
-def _read_classes(folder: Path, size: int, channels: int) -> Dataset:
+def _read_classes(folder: Path, size: int, channels: int, resize: int | None) -> Dataset:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise InputError(f"{folder}: expected a sub-folder for each of at least two classes, got {len(classes)}")
@@ -123,7 +134,7 @@ def _read_classes(folder: Path, size: int, channels: int) -> Dataset:
     paths = [path for members in files for path in members]
     images = np.empty((len(paths), channels, size, size), dtype=np.uint8)
     for index, path in enumerate(paths):
-        images[index] = read_image(path, size, channels)
+        images[index] = read_image(path, size, channels, resize)
     labels = np.repeat(np.arange(len(classes)), [len(members) for members in files])
     return Dataset(images, labels, tuple(path.name for path in classes))
 

@@ -1,5 +1,17 @@
 """Weights of other implementations: official, Hugging Face, timm and Edifice, brought in and taken out."""
 
+from minifocal.interop.export import save_pretrained
 from minifocal.interop.layouts import LAYOUTS, load_state_dict, state_dict
+from minifocal.interop.preprocess import Preprocess
+from minifocal.interop.pretrained import Pretrained, load_pretrained, open_pretrained
 
-__all__ = ["LAYOUTS", "load_state_dict", "state_dict"]
+__all__ = [
+    "LAYOUTS",
+    "Preprocess",
+    "Pretrained",
+    "load_pretrained",
+    "load_state_dict",
+    "open_pretrained",
+    "save_pretrained",
+    "state_dict",
+]

@@ -3,8 +3,8 @@
     state = interop.state_dict(model, layout="hf")             # names and shapes of Hugging Face
     interop.load_state_dict(model, state, layout="hf")
 
-Layouts: "official" (microsoft/FocalNet), "hf" (transformers), "timm", and "edifice". This package's own names are the
-official ones, so every modulation has an official layout.
+Layouts: "official" (microsoft/FocalNet), "hf" (transformers), "timm", "edifice"; and "minifocal", which has this
+package's own names and shapes. The names are the official ones, so every modulation has an official layout too.
 """
 
 import math
@@ -17,7 +17,8 @@ from minifocal.errors import InputError
 from minifocal.layers.base import Parameter
 from minifocal.models.focalnet import FocalNet
 
-LAYOUTS = ("official", "hf", "timm", "edifice")
+LAYOUTS = ("minifocal", "official", "hf", "timm", "edifice")
+OWN_SHAPES = ("minifocal", "edifice")  # weights are (in, out) there
 
 # What a parameter is decides how its weight is laid out; biases and the weights of norms are vectors everywhere.
 LINEAR, POINTWISE, HEAD, CONV, DEPTHWISE, VECTOR = "linear", "pointwise", "head", "conv", "depthwise", "vector"
@@ -38,7 +39,7 @@ class Row(NamedTuple):
 
     def name(self, layout: str) -> str | None:
         """Give the part's name in a layout."""
-        return self.ours if layout == "official" else getattr(self, layout)
+        return self.ours if layout in ("minifocal", "official") else getattr(self, layout)
 
 
 def _in_block(kind: str, ours: str, hf: str | None, timm: str | None, edifice: str | None = None) -> Row:
@@ -156,7 +157,7 @@ def to_stored(weight: Array, kind: str, in_dim: int, layout: str) -> Array:
         kind: of the table. in_dim: channels that a convolution of patches reads.
         layout: PyTorch's are (out, in), (out, in, P, P), (C, 1, k, k); timm's linear maps are 1 x 1 convolutions.
     """
-    if layout == "edifice" or weight.ndim == 1:
+    if layout in OWN_SHAPES or weight.ndim == 1:
         return weight
     if kind == DEPTHWISE:
         return weight.transpose(2, 0, 1)[:, None]
@@ -169,7 +170,7 @@ def to_stored(weight: Array, kind: str, in_dim: int, layout: str) -> Array:
 
 def from_stored(stored: Array, kind: str, layout: str) -> Array:
     """View a parameter of a layout in our shape: the way back of `to_stored`."""
-    if layout == "edifice" or stored.ndim == 1:
+    if layout in OWN_SHAPES or stored.ndim == 1:
         return stored
     if kind == DEPTHWISE:
         return stored[:, 0].transpose(1, 2, 0)
@@ -217,7 +218,7 @@ def state_dict(model: FocalNet, *, layout: str, grads: bool = False) -> dict[str
 
     Args:
         model: to read.
-        layout: "official", "hf", "timm" or "edifice".
+        layout: "official", "hf", "timm", "edifice" or "minifocal".
         grads: gradients in place of values.
     Returns:
         arrays by name; they look at the network's own memory: copy them to keep them.
@@ -236,7 +237,7 @@ def load_state_dict(model: FocalNet, state: Mapping[str, Any], *, layout: str) -
     Args:
         model: of the configuration that the weights are for.
         state: by name: arrays, tensors of PyTorch in host memory, or anything that NumPy makes an array of.
-        layout: whose names and shapes they have: "official", "hf", "timm" or "edifice".
+        layout: whose names and shapes they have.
     Raises:
         InputError: a name is missing or unexpected, or a shape or dtype differs; the message lists them and says what
             would fit.
@@ -244,9 +245,7 @@ def load_state_dict(model: FocalNet, state: Mapping[str, Any], *, layout: str) -
     parameters = list(stored_parameters(model, layout))
     own = {p.name: to_stored(p.parameter.data, p.kind, p.in_dim, layout) for p in parameters}
     if problems := _problems(own, state):
-        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        hints = "".join(f"; {hint}" for sign, hint in HINTS if any(re.search(sign, problem) for problem in problems))
-        raise InputError(f"these {layout} weights are of another network: {shown}{hints}")
+        raise InputError(mismatch(problems, layout))
     for name, kind, _, parameter in parameters:
         values = get_array_module(parameter.data).asarray(as_numpy(state[name]))
         parameter.data[...] = from_stored(values, kind, layout)
@@ -265,6 +264,18 @@ def _problems(own: Mapping[str, Array], state: Mapping[str, Any]) -> list[str]:
 
 def _describe(array: Any) -> str:
     return f"{tuple(array.shape)} {str(array.dtype).removeprefix('torch.')}"
+
+
+def mismatch(problems: list[str], layout: str) -> str:
+    """Say in one line that weights do not fit: how, and what would help.
+
+    Args:
+        problems: a phrase for each name that is missing, unexpected or misshapen.
+        layout: of the weights.
+    """
+    shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+    hints = "".join(f"; {hint}" for sign, hint in HINTS if any(re.search(sign, problem) for problem in problems))
+    return f"these {layout} weights are of another network: {shown}{hints}"
 
 
 HINTS = (

@@ -16,6 +16,7 @@ from minifocal.layers.base import Layer
 from minifocal.training.optim import Optimizer
 
 FORMAT = "minifocal checkpoint 1"
+METADATA = "minifocal"  # where in a safetensors file's metadata the rest stands, as JSON
 MODEL, OPTIMIZER = "model.", "optimizer."  # prefixes of the arrays' names
 
 
@@ -72,7 +73,7 @@ def save_checkpoint(path: str | Path, model: Layer, optimizer: Optimizer | None 
         arrays |= {OPTIMIZER + name: as_numpy(array) for name, array in optimizer.state_dict().items()}
     steps = optimizer.steps if optimizer is not None else 0
     header = {"format": FORMAT, "description": model.describe(), "steps": steps, "meta": meta}
-    write_bytes(Path(path), save(arrays, metadata={"minifocal": json.dumps(header)}))
+    write_bytes(Path(path), save(arrays, metadata={METADATA: json.dumps(header)}))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -90,13 +91,32 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        header = json.loads(metadata["minifocal"])
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no checkpoint that minifocal wrote, or it is damaged: {error}") from error
+    header = read_header(metadata, path)
+    return Checkpoint(
+        path,
+        header["description"],
+        _under(MODEL, arrays),
+        _under(OPTIMIZER, arrays),
+        header["steps"],
+        header["meta"],
+    )
+
+
+def read_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    """Read what stands beside the arrays of a checkpoint: "description", "steps" and "meta".
+
+    Raises:
+        InputError: it is none that this version wrote.
+    """
+    try:
+        header = json.loads(metadata[METADATA])
         if header["format"] != FORMAT:
             raise InputError(f"{path} is a {header['format']!r}; this version reads {FORMAT!r}")
-        description, steps, meta = header["description"], header["steps"], header["meta"]
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        return {name: header[name] for name in ("description", "steps", "meta")}
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is no checkpoint that minifocal wrote, or it is damaged: {error}") from error
-    return Checkpoint(path, description, _under(MODEL, arrays), _under(OPTIMIZER, arrays), steps, meta)
 
 
 def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:

@@ -272,9 +272,9 @@ def test_evaluate_measures_the_data_that_the_run_was_trained_on(image_folder, tm
     monkeypatch.chdir(tmp_path / "elsewhere")
     asked = []
 
-    def remember(data, root=None, image_size=None):
+    def remember(data, root=None, image_size=None, **prepared):
         asked.append((Path(data).resolve(), image_size))
-        return load_splits(data, root, image_size)
+        return load_splits(data, root, image_size, **prepared)
 
     monkeypatch.setattr("minifocal.cli.evaluate.load_splits", remember)
     for data in ([], ["--data", "../pictures"]):

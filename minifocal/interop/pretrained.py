@@ -1,0 +1,325 @@
+"""Weights files of every kind, opened, understood, and built into a network; and the way back.
+
+model = interop.load_pretrained("focalnet-tiny/")             # a folder of Hugging Face or timm
+model = interop.load_pretrained("focalnet_tiny_lrf.pth")      # the official code's
+model = interop.load_pretrained("timm.safetensors", num_classes=10)   # and a new classifier
+interop.save_pretrained(model, "for-transformers/", layout="hf")
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from minifocal.arrays import get_array_module
+from minifocal.data.dataset import Standardize
+from minifocal.errors import InputError, check_option_names
+from minifocal.files import cannot_read
+from minifocal.interop.descriptions import Description, read_folder, read_official
+from minifocal.interop.infer import resolve
+from minifocal.interop.layouts import HEAD, LAYOUTS, TABLE, find_place, load_state_dict, mismatch, state_dict
+from minifocal.interop.preprocess import Preprocess
+from minifocal.interop.safetensors_file import read_safetensors
+from minifocal.interop.tensors import StoredTensor
+from minifocal.interop.torch_file import read_torch
+from minifocal.layers.initializers import get_initializer
+from minifocal.layers.linear import Linear
+from minifocal.models.config import FocalNetConfig
+from minifocal.models.focalnet import FocalNet
+from minifocal.training.checkpoint import METADATA, MODEL, read_header
+from minifocal.training.trainer import BEST, LAST
+
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin", BEST, LAST)
+SHARDS_SUFFIX = ".index.json"
+DESCRIPTION = "minifocal.description"  # our own words in a file of another layout
+ZIP_SIGN, OLD_TORCH_SIGN = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
+STATE_ENTRIES = ("model", "state_dict")
+PARALLEL_PREFIX = "module."  # of a network that PyTorch trained on several devices
+HF_PREFIX = "focalnet."
+PRETRAINING_PARTS = ("focalnet.embeddings.mask_token", "decoder.")  # of masked image modelling
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights that have been opened and understood, but not yet read.
+
+    Attributes:
+        path: of the file.
+        layout: whose names and shapes its tensors have.
+        config: of the network.
+        tensors: by the names of the layout.
+        dtype: "float32" or "float64", as the weights have it; halves count as float32.
+        class_names: in the order of the outputs, where they are known.
+        preprocess: what to do to images, where that is known.
+        meta: what `minifocal train` stored beside the weights.
+        inferred: what was read off the weights or taken for granted, a line each.
+        warnings: what a user should know before trusting the numbers, a line each.
+    """
+
+    path: Path
+    layout: str
+    config: FocalNetConfig
+    tensors: Mapping[str, StoredTensor]
+    dtype: str
+    class_names: tuple[str, ...] | None
+    preprocess: Preprocess | None
+    meta: Mapping[str, Any]
+    inferred: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def build(self, *, dtype: str | None = None, device: str = "cpu", ops: str = "auto") -> FocalNet:
+        """Build the network and read its weights, tensor by tensor: memory for the weights is taken once.
+
+        Args:
+            dtype: of the network; that of the weights where not given.
+            device, ops: as in FocalNet.
+        Raises:
+            InputError: a weight is missing, unexpected, misshapen or not finite.
+        """
+        dtype = dtype or self.dtype
+        try:
+            model = FocalNet(self.config, init="zeros", dtype=dtype, ops=ops)
+        except MemoryError as error:
+            raise InputError(f"{self.path} claims a network that does not fit into memory") from error
+        state: dict[str, Any] = {name: tensor.astype(dtype) for name, tensor in self.tensors.items()}
+        if self.config.num_classes and not any(_is_head(name, self.layout) for name in state):
+            _draw_head(model)
+            head = state_dict(model, layout=self.layout)
+            state |= {name: array for name, array in head.items() if _is_head(name, self.layout)}
+        try:
+            load_state_dict(model, state, layout=self.layout)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        for name, parameter in model.named_parameters():
+            if not get_array_module(parameter.data).isfinite(parameter.data).all():
+                raise InputError(f"{self.path}: {name} holds NaN or infinity; these weights are of no use")
+        model.to_device(device)
+        return model
+
+
+def load_pretrained(
+    path: str | Path, *, dtype: str | None = None, device: str = "cpu", ops: str = "auto", **overrides: Any
+) -> FocalNet:
+    """Build a network from weights of any kind, without PyTorch.
+
+    Args:
+        path: a folder of Hugging Face or timm (config.json and model.safetensors or pytorch_model.bin); a .safetensors,
+            .pth or .bin file with official, Hugging Face's, timm's or Edifice's names; a checkpoint of this package, or
+            the folder of a run.
+        dtype: of the network; that of the weights where not given. Halves are widened.
+        device, ops: as in FocalNet.
+        overrides: fields of FocalNetConfig that the weights do not show, or that are to differ: with another
+            num_classes the classifier is new, with 0 there is none.
+    Raises:
+        InputError: the file cannot be read or is not a FocalNet's; or its configuration has to be given: which fields.
+    Warns:
+        UserWarning: where implementations disagree about these weights.
+    """
+    pretrained = open_pretrained(path, **overrides)
+    for warning in pretrained.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return pretrained.build(dtype=dtype, device=device, ops=ops)
+
+
+def open_pretrained(path: str | Path, **overrides: Any) -> Pretrained:
+    """Open weights of any kind and find out what network they are of; their numbers are not read yet.
+
+    Arguments and errors are those of `load_pretrained`.
+    """
+    check_option_names(overrides, FocalNetConfig.__dataclass_fields__)
+    path = find_weights(Path(path))
+    found, description, metadata = _read(path)
+    try:
+        if METADATA in metadata:
+            return _own_checkpoint(path, found, metadata, overrides)
+        return _foreign_weights(path, _plain_names(found), description, overrides)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def find_weights(path: Path) -> Path:
+    """Give the file of weights: of a folder the first of the usual names, of a run its best checkpoint.
+
+    Raises:
+        InputError: there is none, or it is in several parts.
+    """
+    if not path.exists():
+        raise InputError(f"there is no checkpoint {path}")
+    if not path.is_dir():
+        return path
+    found = [path / name for name in WEIGHTS_FILES if (path / name).is_file()]
+    if found:
+        return found[0]
+    if any(path.glob(f"*{SHARDS_SUFFIX}")):
+        raise InputError(
+            f'{path} holds weights in several parts; save them in one: save_pretrained(max_shard_size="99GB")'
+        )
+    raise InputError(f"{path} holds no weights; give a file, or a folder with one of {', '.join(WEIGHTS_FILES)}")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Description | None, dict[str, str]]:
+    """Open a file: what it holds by name, what it or its folder says about that, and a safetensors file's metadata."""
+    beside = read_folder(path.parent) if path.name in WEIGHTS_FILES[:2] else None
+    try:
+        with path.open("rb") as file:
+            sign = file.read(16)
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if sign.startswith(OLD_TORCH_SIGN):
+        raise InputError(f"{path} was written by PyTorch before 1.6; load it in PyTorch and save it again")
+    if not sign.startswith(ZIP_SIGN):
+        tensors, metadata = read_safetensors(path)
+        return tensors, beside or _own_description(metadata.get(DESCRIPTION), path), metadata
+    saved = read_torch(path)
+    if not isinstance(saved, dict):
+        raise InputError(f"{path} must hold weights by name, got a {type(saved).__name__}")
+    if beside is None and isinstance(saved.get("config"), dict):
+        beside = read_official(saved["config"], path)
+    state = next((saved[entry] for entry in STATE_ENTRIES if isinstance(saved.get(entry), dict)), saved)
+    return state, beside or _own_description(saved.get(DESCRIPTION), path), {}
+
+
+def _own_description(text: Any, path: Path) -> Description | None:
+    """Read what `save_pretrained` puts beside weights of another layout."""
+    if text is None:
+        return None
+    try:
+        values = json.loads(text)
+        names, preprocess = values["class_names"], values["preprocess"]
+        return Description(
+            f"the description in {path.name}",
+            FocalNetConfig.from_dict(values["config"]).to_dict(),
+            None if names is None else tuple(map(str, names)),
+            None if preprocess is None else Preprocess.from_dict(preprocess),
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: its {DESCRIPTION} is damaged: {error!r}") from error
+
+
+def _plain_names(found: Mapping[Any, Any]) -> dict[str, StoredTensor]:
+    """Take the prefix of a parallel network away, and give Hugging Face's bare model the prefix that others have."""
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, StoredTensor):
+            raise InputError(f"{str(name)[:60]!r} is no tensor of floating-point numbers; is this a file of weights?")
+    if found and all(name.startswith(PARALLEL_PREFIX) for name in found):
+        found = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in found.items()}
+    if any(HF_PREFIX + name == STEMS["hf"] for name in found):
+        found = {HF_PREFIX + name: tensor for name, tensor in found.items()}
+    return dict(found)
+
+
+STEMS = {layout: f"{TABLE[0].name(layout)}{'/kernel' if layout == 'edifice' else '.weight'}" for layout in LAYOUTS[1:]}
+"""The one weight by which each layout is known."""
+
+
+def _foreign_weights(
+    path: Path, tensors: dict[str, StoredTensor], description: Description | None, overrides: Mapping[str, Any]
+) -> Pretrained:
+    """Understand weights of another implementation."""
+    layout = next((layout for layout, stem in STEMS.items() if stem in tensors), None)
+    if layout is None:
+        some = ", ".join(sorted(tensors)[:3]) or "no tensor"
+        raise InputError(f"expected weights of a FocalNet, such as {', '.join(STEMS.values())}; found {some[:200]}")
+    inferred = [f"layout {layout}: it has {STEMS[layout]}"]
+    if left_out := [name for name in tensors if layout == "hf" and name.startswith(PRETRAINING_PARTS)]:
+        inferred.append(f"left out, of masked image modelling: {', '.join(left_out)}")
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    places = {name: find_place(name, layout) for name in tensors}
+    if unknown := [name for name, place in places.items() if place is None]:
+        raise InputError(mismatch([f"unexpected {name}" for name in sorted(unknown)], layout))
+    shapes = {place.own_name: tensors[name].shape for name, place in places.items() if place is not None}
+    use_postln = any("_post." in name for name in tensors) if layout == "timm" else None
+    found = resolve(layout, shapes, description, overrides, use_postln)
+    classes = shapes["head.bias"][0] if "head.bias" in shapes else 0
+    names = None if description is None else description.class_names
+    warnings = [*found.warnings]
+    if names is not None and len(names) != classes:
+        warnings += [f"there are {len(names)} class names for {classes} classes; they are left out"] * (classes > 0)
+        names = None
+    channels = found.config.in_chans
+    preprocess = None if description is None else description.preprocess
+    if preprocess is None or len(preprocess.standardize.mean) != channels:
+        preprocess = Preprocess.usual(layout, found.config.image_hw[0], channels)
+        inferred.append(f"images are prepared as usual: {preprocess.describe()}")
+    if "image_size" in overrides:
+        preprocess = preprocess.at_size(found.config.image_hw[0])
+    return _with_classifier(
+        Pretrained(
+            path=path,
+            layout=layout,
+            config=found.config,
+            tensors=tensors,
+            dtype=_dtype(tensors),
+            class_names=names,
+            preprocess=preprocess,
+            meta={},
+            inferred=(*inferred, *found.inferred),
+            warnings=tuple(warnings),
+        ),
+        classes,
+    )
+
+
+def _own_checkpoint(
+    path: Path, found: Mapping[str, StoredTensor], metadata: dict[str, str], overrides: Mapping[str, Any]
+) -> Pretrained:
+    """Understand a checkpoint of this package."""
+    header = read_header(metadata, path)
+    description, meta = header["description"], header["meta"]
+    if not isinstance(description, dict) or description.get("architecture") != "FocalNet":
+        raise InputError("the checkpoint does not describe a FocalNet")
+    config = FocalNetConfig.from_dict(description["config"])
+    tensors = {name.removeprefix(MODEL): tensor for name, tensor in found.items() if name.startswith(MODEL)}
+    classes, config = config.num_classes, FocalNetConfig.from_dict({**config.to_dict(), **overrides})
+    names, size = meta.get("class_names"), config.image_hw[0]
+    preprocess = None
+    if "standardize" in meta:
+        preprocess = Preprocess(meta.get("resize", size), size, Standardize.from_dict(meta["standardize"]))
+    return _with_classifier(
+        Pretrained(
+            path=path,
+            layout="minifocal",
+            config=config,
+            tensors=tensors,
+            dtype=_dtype(tensors),
+            class_names=None if names is None else tuple(map(str, names)),
+            preprocess=preprocess,
+            meta=meta,
+            inferred=("layout minifocal: a checkpoint of this package, which describes itself",),
+            warnings=(),
+        ),
+        classes,
+    )
+
+
+def _with_classifier(pretrained: Pretrained, classes: int) -> Pretrained:
+    """Leave the classifier out where another number of classes is wanted than the weights have."""
+    wanted = pretrained.config.num_classes
+    if wanted == classes:
+        return pretrained
+    change = f"the classifier of {classes} classes is left out" + (f"; one of {wanted} is new" if wanted else "")
+    return replace(
+        pretrained,
+        tensors={n: tensor for n, tensor in pretrained.tensors.items() if not _is_head(n, pretrained.layout)},
+        class_names=None,
+        inferred=(*pretrained.inferred, change),
+    )
+
+
+def _is_head(name: str, layout: str) -> bool:
+    place = find_place(name, layout)
+    return place is not None and place.row.kind == HEAD
+
+
+def _draw_head(model: FocalNet) -> None:
+    """Start a new classifier as the official code does."""
+    assert model.head is not None
+    init = get_initializer("official", 0, model.dtype)
+    drawn = Linear(*model.head.weight.data.shape, init=init, ops=model.ops, kind="head")
+    model.head.load_state_dict(drawn.state_dict())
+
+
+def _dtype(tensors: Mapping[str, StoredTensor]) -> str:
+    return "float64" if any(tensor.dtype == "float64" for tensor in tensors.values()) else "float32"
