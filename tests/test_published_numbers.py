@@ -1,136 +1,212 @@
 """The reference implementations' own numbers, in float64: outputs, loss, activations and every gradient.
 
-Where the files in `fixtures/` come from is written in `fixtures/README.md`.
+Where the files in `fixtures/` come from is written in `fixtures/README.md`. Weights go in, and gradients come out, by
+`interop`: under the names and in the shapes of the code that recorded them.
 """
-
-import json
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from published import (
+    CKPT,
+    CKPT_FILES,
+    EDIFICE,
+    FOCAL,
+    GRADIENT,
+    GRADIENT32,
+    HIDDEN,
+    TIMM_HEAD,
+    VALUE,
+    VALUE32,
+    config_of,
+    generator_of,
+    layout_of,
+    load,
+    make_model,
+    meta_of,
+    relative_to_largest,
+    tensors,
+)
 
-from minifocal import FocalNet, FocalNetConfig, cross_entropy_backward, cross_entropy_forward
+from minifocal import FocalNet, cross_entropy_backward, cross_entropy_forward, interop
+from minifocal.functional.layer_norm import layer_norm_backward, layer_norm_forward
+from minifocal.functional.linear import linear_backward, linear_forward
 from minifocal.models.complexity import multiply_adds
+from minifocal.ops import TABLES
 
-FIXTURES = Path(__file__).parent / "fixtures"
-OFFICIAL = ["ms_srf_three_stage", "ms_iso_p16", "ms_no_patch_norm", "ms_all_on_fl4"]
-EDIFICE = ["focalnet_a", "focalnet_c"]
-
-# The references differ among themselves by 5e-14; the tolerances leave room for another order of sums.
-VALUE = {"rtol": 0, "atol": 1e-11}
-GRADIENT = {"rtol": 1e-9, "atol": 1e-10}
-# float32 carries 6e-8 a rounding; a few hundred roundings lie between an image and a gradient.
-FLOAT32 = 1e-5
-
-EDIFICE_NAMES = [
-    (r"patch_embed_proj", r"patch_embed.proj"),
-    (r"focal_(\d+)_mod_norm", r"layers.0.blocks.\1.norm1"),
-    (r"focal_(\d+)_query", r"layers.0.blocks.\1.modulation.query"),
-    (r"focal_(\d+)_focal_level_(\d+)", r"layers.0.blocks.\1.modulation.levels.\2"),
-    (r"focal_(\d+)_gate", r"layers.0.blocks.\1.modulation.gate"),
-    (r"focal_(\d+)_mod_proj", r"layers.0.blocks.\1.modulation.proj"),
-    (r"focal_(\d+)_ffn_norm", r"layers.0.blocks.\1.norm2"),
-    (r"focal_(\d+)_ffn_up", r"layers.0.blocks.\1.mlp.fc1"),
-    (r"focal_(\d+)_ffn_down", r"layers.0.blocks.\1.mlp.fc2"),
-    (r"final_norm", r"norm"),
-    (r"classifier", r"head"),
-]
-EDIFICE_KINDS = {"kernel": "weight", "bias": "bias", "gamma": "weight", "beta": "bias"}
+OPS = list(TABLES)
+OFFICIAL = [name for name in FOCAL if name.startswith("ms_")]
+WITH_ACTIVATIONS = ["hf_all_on", "hf_srf_plain", "ms_srf_three_stage", "timm_lrf_features"]
 
 
-def load(name):
-    with np.load(FIXTURES / f"{name}.npz") as file:
-        return dict(file)
+def test_all_files_are_here():
+    assert len(FOCAL) == 18
+    assert [name for name in FOCAL if any(key.startswith("act/") for key in load(name))] == WITH_ACTIVATIONS
 
 
-def official_tensors(fixture, kind):
-    """The tensors of one kind ("param" or "grad") by name, in the shapes of this package."""
-    return {key.removeprefix(f"{kind}/"): from_official(key, value) for key, value in of_kind(fixture, kind)}
-
-
-def edifice_tensors(fixture, kind):
-    """The same for Edifice, whose matrices are (in, out) already; only the names differ."""
-    return {from_edifice(key.removeprefix(f"{kind}/")): value for key, value in of_kind(fixture, kind)}
-
-
-def of_kind(fixture, kind):
-    return [(key, value) for key, value in fixture.items() if key.startswith(f"{kind}/")]
-
-
-def from_official(key, tensor):
-    """A weight of torch: (out, in), (out, in, k, k), or (C, 1, k, k) where depthwise."""
-    if "focal_layers" in key:
-        return tensor[:, 0].transpose(1, 2, 0)
-    return tensor.reshape(len(tensor), -1).T if tensor.ndim > 1 else tensor
-
-
-def from_edifice(name):
-    layer, kind = name.split("/")
-    ours = [re.sub(f"^{pattern}$", new, layer) for pattern, new in EDIFICE_NAMES if re.match(f"^{pattern}$", layer)]
-    assert len(ours) == 1, name
-    return f"{ours[0]}.{EDIFICE_KINDS[kind]}"
-
-
-def official_model(name, dtype="float64"):
-    fixture = load(name)
-    config = FocalNetConfig.from_dict(json.loads(str(fixture["config"]))["canonical"])
-    model = FocalNet(config, init="zeros", dtype=dtype)
-    model.load_state_dict({key: value.astype(dtype) for key, value in official_tensors(fixture, "param").items()})
-    return model, fixture
-
-
-def edifice_model(name, dtype="float64"):
-    fixture = load(name)
-    options = ["image_size", "patch_size", "in_channels", "hidden_size", "num_layers", "focal_levels", "focal_kernel"]
-    options = {option: int(fixture[f"config/{option}"]) for option in [*options, "num_classes"]}
-    model = FocalNet.build(modulation="box_mean", init="zeros", dtype=dtype, **options)
-    model.load_state_dict({key: value.astype(dtype) for key, value in edifice_tensors(fixture, "param").items()})
-    return model, fixture
-
-
-def assert_gradients(model, expected, tolerance):
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+def assert_gradients(model, fixture):
+    layout = layout_of(fixture)
+    gradients, expected = interop.state_dict(model, layout=layout, grads=True), tensors(fixture, "grad")
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
-        np.testing.assert_allclose(gradient, expected[name], **tolerance, err_msg=name)
+        np.testing.assert_allclose(gradient, expected[name], **GRADIENT, err_msg=name)
 
 
-def relative_to_largest(actual, expected):
-    return np.abs(actual - expected).max() / np.abs(expected).max()
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_official_logits_and_loss(name):
-    model, fixture = official_model(name)
-    logits, _ = model.forward(fixture["input"])
-    loss, _ = cross_entropy_forward(logits, fixture["labels"])
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("name", FOCAL)
+def test_logits_loss_and_gradients(name, ops):
+    fixture = load(name)
+    model = make_model(fixture, ops=ops)
+    logits, cache = model.forward(fixture["input"], generator_of(fixture))
+    loss, loss_cache = cross_entropy_forward(logits, fixture["labels"])
+    dimages = model.backward(cross_entropy_backward(loss_cache), cache)
     np.testing.assert_allclose(logits, fixture["logits"], **VALUE)
     np.testing.assert_allclose(loss, fixture["loss"], **VALUE)
-    np.testing.assert_allclose(model(fixture["input"]), fixture["logits"], **VALUE)
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_official_gradients(name):
-    model, fixture = official_model(name)
-    logits, cache = model.forward(fixture["input"])
-    _, loss_cache = cross_entropy_forward(logits, fixture["labels"])
-    dimages = model.backward(cross_entropy_backward(loss_cache), cache)
     np.testing.assert_allclose(dimages, fixture["grad_input"], **GRADIENT)
-    assert_gradients(model, official_tensors(fixture, "grad"), GRADIENT)
+    assert_gradients(model, fixture)
+    if "droppath_scale" not in fixture:
+        np.testing.assert_allclose(model(fixture["input"]), fixture["logits"], **VALUE)
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("name", EDIFICE)
+def test_edifice_output_and_gradients(name, ops):
+    fixture = load(name)
+    model = make_model(fixture, ops=ops)
+    output, cache = model.forward(fixture["input"])
+    dimages = model.backward(fixture["cotangent"], cache)
+    np.testing.assert_allclose(output, fixture["output"], **VALUE)
+    np.testing.assert_allclose((output * fixture["cotangent"]).sum(), fixture["loss"], **VALUE)
+    np.testing.assert_allclose(dimages, fixture["grad_input"], **GRADIENT)
+    assert_gradients(model, fixture)
+
+
+@pytest.mark.parametrize("name", EDIFICE)
+def test_edifice_in_float32_with_the_weights_that_it_starts_from(name):
+    fixture = load(name)
+    output = make_model(fixture, "float32", kind="axon_init")(fixture["input"].astype("float32"))
+    assert relative_to_largest(output, fixture["axon_init_output_f32"]) < VALUE32
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("name", [*FOCAL, *EDIFICE])
+def test_float32_agrees_with_float64(name, ops):
+    fixture = load(name)
+    output, dimages, gradients = {}, {}, {}
+    for dtype in ("float32", "float64"):
+        model = make_model(fixture, dtype, ops)
+        output[dtype], cache = model.forward(fixture["input"].astype(dtype), generator_of(fixture))
+        dy = np.random.default_rng(5).standard_normal(output[dtype].shape).astype(dtype)
+        dimages[dtype] = model.backward(dy, cache)
+        gradients[dtype] = {key: parameter.grad for key, parameter in model.named_parameters()}
+    assert output["float32"].dtype == dimages["float32"].dtype == np.float32
+    assert relative_to_largest(output["float32"], output["float64"]) < VALUE32
+    assert relative_to_largest(dimages["float32"], dimages["float64"]) < GRADIENT32
+    for key, expected in gradients["float64"].items():
+        assert gradients["float32"][key].dtype == np.float32
+        assert relative_to_largest(gradients["float32"][key], expected) < GRADIENT32, key
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("source", CKPT_FILES)
+def test_files_of_all_three_give_the_same_logits(source, ops):
+    with np.load(CKPT / "expected.npz") as file:
+        expected = dict(file)
+    hidden = {} if source == "hf" else HIDDEN
+    for dtype, tolerance in (("float32", 2e-6), ("float64", 1e-11)):
+        model = interop.load_pretrained(CKPT_FILES[source], dtype=dtype, ops=ops, **hidden)
+        logits = model(expected["input"].astype(dtype))
+        assert logits.dtype == dtype
+        np.testing.assert_allclose(logits, expected["logits_f64"], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_counts(name):
-    model, fixture = official_model(name)
-    recorded = json.loads(str(fixture["config"]))
+    fixture = load(name)
+    model, recorded = make_model(fixture), meta_of(fixture)
     assert model.count_parameters() == recorded["n_params"]
     assert sum(multiply_adds(model.config).values()) == recorded["flops_official"]
 
 
+# Between the layers
+
+
+def record(layer, name, seen):
+    """Keep what a layer gives and what comes back to it, under a name."""
+    forward, backward = layer.forward, layer.backward
+
+    def recorded_forward(x, rng=None):
+        y, cache = forward(x, rng)
+        seen["act", name] = y
+        return y, cache
+
+    def recorded_backward(dy, cache):
+        seen["actgrad", name] = dy
+        return backward(dy, cache)
+
+    layer.forward, layer.backward = recorded_forward, recorded_backward
+
+
+def names_of_parts(layout, stage, block, last_block):
+    """Names of modules that recorded something, by our names."""
+    ours = f"layers.{stage}.blocks.{block}"
+    if layout == "hf":
+        theirs = f"focalnet.encoder.stages.{stage}.layers.{block}"
+        downsample = f"focalnet.encoder.stages.{stage}.downsample"
+    else:
+        theirs, downsample = ours, f"layers.{stage + (layout == 'timm')}.downsample"
+    names = {ours: theirs, f"{ours}.modulation": f"{theirs}.modulation", f"layers.{stage}.downsample": downsample}
+    return {**names, f"layers.{stage}": f"layers.{stage}"} if last_block else names
+
+
+ENDS = {
+    "hf": {"patch_embed": "focalnet.embeddings", "norm": "focalnet.layernorm", "pool": "focalnet.pooler"},
+    "official": {"patch_embed": "patch_embed", "norm": "norm", "pool": "avgpool"},
+    "timm": {"patch_embed": "stem", "norm": "norm", "pool": "head.global_pool"},
+}
+
+
+@pytest.mark.parametrize("name", WITH_ACTIVATIONS)
+def test_activations_and_gradients_between_the_layers(name):
+    fixture = load(name)
+    layout = layout_of(fixture)
+    model, seen, names = make_model(fixture), {}, dict(ENDS[layout])
+    record(model.patch_embed, "patch_embed", seen)
+    record(model.norm, "norm", seen)
+    for s, stage in enumerate(model.layers):
+        for b, block in enumerate(stage.blocks):
+            record(block, f"layers.{s}.blocks.{b}", seen)
+            record(block.modulation, f"layers.{s}.blocks.{b}.modulation", seen)
+            names |= names_of_parts(layout, s, b, last_block=block is stage.blocks[-1])
+        if stage.downsample is not None:
+            record(stage.downsample, f"layers.{s}.downsample", seen)
+    logits, cache = model.forward(fixture["input"])
+    dlogits = cross_entropy_backward(cross_entropy_forward(logits, fixture["labels"])[1])
+    model.backward(dlogits, cache)
+    seen["act", "pool"], seen["actgrad", "pool"] = cache.head.x, model.head.backward(dlogits, cache.head)
+    for s, stage in enumerate(model.layers):  # what timm calls a stage ends with its last block
+        for kind in ("act", "actgrad"):
+            seen[kind, f"layers.{s}"] = seen[kind, f"layers.{s}.blocks.{len(stage.blocks) - 1}"]
+    compared = set()
+    for (kind, ours), value in seen.items():
+        theirs = f"{kind}/{names[ours]}"
+        if theirs in fixture:
+            tolerance = VALUE if kind == "act" else GRADIENT
+            np.testing.assert_allclose(like_theirs(value, fixture[theirs], layout), fixture[theirs], **tolerance)
+            compared.add(theirs)
+    inside = {key for key in fixture if key.endswith((".modulation.f", ".modulation.h"))}  # tested below
+    assert compared | inside == {key for key in fixture if key.startswith("act")}
+
+
+def like_theirs(value, recorded, layout):
+    """A map (B, H, W, C) as the recording code keeps it: tokens (B, H*W, C), or channels first."""
+    if value.ndim == 4 and layout == "timm":
+        value = value.transpose(0, 3, 1, 2)
+    return value.reshape(recorded.shape)
+
+
 def test_official_activations_are_in_the_cache():
-    model, fixture = official_model("ms_srf_three_stage")
-    _, cache = model.forward(fixture["input"])
+    fixture = load("ms_srf_three_stage")
+    _, cache = make_model(fixture).forward(fixture["input"])
     for s, stage in enumerate(cache.layers):
         for b, block in enumerate(stage.blocks):
             seen, name = block.modulation, f"act/layers.{s}.blocks.{b}"
@@ -138,90 +214,58 @@ def test_official_activations_are_in_the_cache():
             f = np.concatenate([seen.q, ctx, seen.gates], axis=-1)
             np.testing.assert_allclose(f, fixture[f"{name}.modulation.f"], **VALUE)
             np.testing.assert_allclose(seen.modulator.transpose(0, 3, 1, 2), fixture[f"{name}.modulation.h"], **VALUE)
-        features = tokens(cache.stage_maps[s])
-        np.testing.assert_allclose(features, fixture[f"act/layers.{s}.blocks.{b}"], **VALUE)
-    np.testing.assert_allclose(cache.head.x, fixture["act/avgpool"][..., 0], **VALUE)
 
 
-def test_official_activations_between_the_layers():
-    model, fixture = official_model("ms_srf_three_stage")
-    x, _ = model.patch_embed.forward(fixture["input"].transpose(0, 2, 3, 1))
-    np.testing.assert_allclose(tokens(x), fixture["act/patch_embed"], **VALUE)
-    for s, stage in enumerate(model.layers):
-        for b, block in enumerate(stage.blocks):
-            modulated = block.modulation(block.norm1(x))
-            np.testing.assert_allclose(modulated, fixture[f"act/layers.{s}.blocks.{b}.modulation"], **VALUE)
-            x = block(x)
-            np.testing.assert_allclose(tokens(x), fixture[f"act/layers.{s}.blocks.{b}"], **VALUE)
-        if stage.downsample is not None:
-            x = stage.downsample(x)
-            np.testing.assert_allclose(tokens(x), fixture[f"act/layers.{s}.downsample"], **VALUE)
-    features = model.forward_features(fixture["input"])
-    np.testing.assert_allclose(tokens(features), fixture["act/norm"], **VALUE)
-
-
-def test_official_gradients_between_the_layers():
-    model, fixture = official_model("ms_srf_three_stage")
-    logits, cache = model.forward(fixture["input"])
-    _, loss_cache = cross_entropy_forward(logits, fixture["labels"])
-    dx = model.head.backward(cross_entropy_backward(loss_cache), cache.head)
-    np.testing.assert_allclose(dx, fixture["actgrad/avgpool"][..., 0], **GRADIENT)
-    dx = model.ops.mean_pool.backward(dx, cache.pool)
-    np.testing.assert_allclose(tokens(dx), fixture["actgrad/norm"], **GRADIENT)
-    dx = model.norm.backward(dx, cache.norm)
-    for s, (stage, stage_cache) in reversed(list(enumerate(zip(model.layers, cache.layers, strict=True)))):
-        if stage.downsample is not None:
-            np.testing.assert_allclose(tokens(dx), fixture[f"actgrad/layers.{s}.downsample"], **GRADIENT)
-            dx = stage.downsample.backward(dx, stage_cache.downsample)
-        for b, (block, block_cache) in reversed(list(enumerate(zip(stage.blocks, stage_cache.blocks, strict=True)))):
-            np.testing.assert_allclose(tokens(dx), fixture[f"actgrad/layers.{s}.blocks.{b}"], **GRADIENT)
-            dx = block.backward(dx, block_cache)
-    np.testing.assert_allclose(tokens(dx), fixture["actgrad/patch_embed"], **GRADIENT)
-
-
-def tokens(x):
-    """A map (B, H, W, C) as the official code keeps it, (B, H*W, C)."""
-    return x.reshape(x.shape[0], -1, x.shape[-1])
-
-
-@pytest.mark.parametrize("name", EDIFICE)
-def test_edifice_output(name):
-    model, fixture = edifice_model(name)
-    output, _ = model.forward(fixture["input"])
-    np.testing.assert_allclose(output, fixture["output"], **VALUE)
-    np.testing.assert_allclose((output * fixture["cotangent"]).sum(), fixture["loss"], **VALUE)
-
-
-@pytest.mark.parametrize("name", EDIFICE)
-def test_edifice_gradients(name):
-    model, fixture = edifice_model(name)
+def test_timm_features_are_in_the_cache():
+    fixture = load("timm_lrf_features")
+    model = make_model(fixture)
     _, cache = model.forward(fixture["input"])
-    dimages = model.backward(fixture["cotangent"], cache)
-    np.testing.assert_allclose(dimages, fixture["grad_input"], **GRADIENT)
-    assert_gradients(model, edifice_tensors(fixture, "grad"), GRADIENT)
+    for s, features in enumerate(cache.stage_maps):
+        np.testing.assert_allclose(features.transpose(0, 3, 1, 2), fixture[f"timm_intermediate/{s}"], **VALUE)
+    features = model.forward_features(fixture["input"])
+    np.testing.assert_allclose(features.transpose(0, 3, 1, 2), fixture["timm_final_feature"], **VALUE)
+    np.testing.assert_allclose(features.mean(axis=(1, 2)), fixture["timm_pre_logits"], **VALUE)
 
 
-@pytest.mark.parametrize("name", EDIFICE)
-def test_edifice_in_float32_with_the_weights_that_it_starts_from(name):
-    model, fixture = edifice_model(name, "float32")
-    model.load_state_dict(edifice_tensors(fixture, "axon_init"))
-    output = model(fixture["input"].astype("float32"))
-    assert relative_to_largest(output, fixture["axon_init_output_f32"]) < FLOAT32
+def test_timm_head_of_several_layers_is_refused_and_the_body_before_it_is_the_same():
+    """timm can put pool, LayerNorm, Linear, tanh, Linear behind a FocalNet; here that head is put together by hand."""
+    fixture = load(TIMM_HEAD)
+    state, expected = tensors(fixture, "param"), tensors(fixture, "grad")
+    with pytest.raises(ValueError, match=r"timm's head of several layers .* has no counterpart here"):
+        make_model(fixture)
 
+    model = FocalNet(config_of(fixture), init="zeros", dtype="float64")
+    body = {name: value for name, value in state.items() if not name.startswith("head.")}
+    end = {"norm.weight": np.ones(16), "norm.bias": np.zeros(16)}
+    interop.load_state_dict(
+        model, {**body, **end, "head.fc.weight": np.zeros((7, 16)), "head.fc.bias": np.zeros(7)}, layout="timm"
+    )
+    x, stem_cache = model.patch_embed.forward(fixture["input"].transpose(0, 2, 3, 1))
+    caches = []
+    for stage in model.layers:
+        x, cache = stage.forward(x)
+        caches.append(cache)
+    np.testing.assert_allclose(x.transpose(0, 3, 1, 2), fixture["timm_final_feature"], **VALUE)
+    pooled, pool_cache = model.ops.mean_pool.forward(x)
+    y, norm_cache = layer_norm_forward(pooled, state["head.norm.weight"], state["head.norm.bias"], 1e-5)
+    hidden, hidden_cache = linear_forward(y, state["head.pre_logits.fc.weight"].T, state["head.pre_logits.fc.bias"])
+    hidden = np.tanh(hidden)
+    np.testing.assert_allclose(hidden, fixture["timm_pre_logits"], **VALUE)
+    logits, fc_cache = linear_forward(hidden, state["head.fc.weight"].T, state["head.fc.bias"])
+    np.testing.assert_allclose(logits, fixture["logits"], **VALUE)
 
-@pytest.mark.parametrize("name", [*OFFICIAL, *EDIFICE])
-def test_float32_agrees_with_float64(name):
-    build = official_model if name in OFFICIAL else edifice_model
-    output, dimages, gradients = {}, {}, {}
-    for dtype in ("float32", "float64"):
-        model, fixture = build(name, dtype)
-        output[dtype], cache = model.forward(fixture["input"].astype(dtype))
-        dy = np.random.default_rng(5).standard_normal(output[dtype].shape).astype(dtype)
-        dimages[dtype] = model.backward(dy, cache)
-        gradients[dtype] = {key: parameter.grad for key, parameter in model.named_parameters()}
-    assert output["float32"].dtype == dimages["float32"].dtype == np.float32
-    assert relative_to_largest(output["float32"], output["float64"]) < FLOAT32
-    assert relative_to_largest(dimages["float32"], dimages["float64"]) < FLOAT32
-    for key, expected in gradients["float64"].items():
-        assert gradients["float32"][key].dtype == np.float32
-        assert relative_to_largest(gradients["float32"][key], expected) < FLOAT32, key
+    dlogits = cross_entropy_backward(cross_entropy_forward(logits, fixture["labels"])[1])
+    dhidden, dweight, dbias = linear_backward(dlogits, fc_cache)
+    head = {"head.fc.weight": dweight.T, "head.fc.bias": dbias}
+    dy, dweight, dbias = linear_backward(dhidden * (1 - hidden**2), hidden_cache)
+    head |= {"head.pre_logits.fc.weight": dweight.T, "head.pre_logits.fc.bias": dbias}
+    dpooled, head["head.norm.weight"], head["head.norm.bias"] = layer_norm_backward(dy, norm_cache)
+    dx = model.ops.mean_pool.backward(dpooled, pool_cache)
+    for stage, cache in zip(reversed(model.layers), reversed(caches), strict=True):
+        dx = stage.backward(dx, cache)
+    dx = model.patch_embed.backward(dx, stem_cache)
+    np.testing.assert_allclose(dx.transpose(0, 3, 1, 2), fixture["grad_input"], **GRADIENT)
+    gradients = {**interop.state_dict(model, layout="timm", grads=True), **head}
+    assert gradients.keys() - {"norm.weight", "norm.bias"} == expected.keys()
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(gradients[name], gradient, **GRADIENT, err_msg=name)

@@ -139,7 +139,9 @@ def test_settings_changed_by_hand_are_refused(capsys, tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_no_training_wrote_cannot_predict(capsys, tmp_path):
     mf.save_checkpoint(tmp_path / "a.safetensors", mf.FocalNet.build(image_size=16, num_layers=1, num_classes=2))
-    assert "does not say how its images were prepared" in refused(capsys, "predict", "x.png", "--checkpoint", "a.safetensors")
+    assert "does not say how its images were prepared" in refused(
+        capsys, "predict", "x.png", "--checkpoint", "a.safetensors"
+    )
 
 
 def test_an_image_that_is_none_is_named(capsys, tmp_path):
