@@ -157,11 +157,12 @@ def _kernels(shapes: Shapes, block: str) -> list[int]:
 
 
 def _mlp_ratio(hidden_dims: list[int], embed_dim: int) -> float:
-    """Find r with int(dim * r) = hidden in every stage: a quotient, or the next number above where it rounds down."""
-    for ratio in (hidden_dims[-1] / (embed_dim * 2 ** (len(hidden_dims) - 1)), hidden_dims[0] / embed_dim):
-        for close in (ratio, math.nextafter(ratio, math.inf)):
-            if all(int(embed_dim * 2**stage * close) == hidden for stage, hidden in enumerate(hidden_dims)):
-                return close
+    """Find r with int(dim * r) = hidden in every stage: the largest quotient, or the next number if that rounds down."""
+    dims = [embed_dim * 2**stage for stage in range(len(hidden_dims))]
+    ratio = max(hidden / dim for hidden, dim in zip(hidden_dims, dims, strict=True))
+    for close in (ratio, math.nextafter(ratio, math.inf)):
+        if [int(dim * close) for dim in dims] == hidden_dims:
+            return close
     raise InputError(f"hidden channels {hidden_dims} of the MLPs are no common multiple of the stages' channels")
 
 

@@ -153,9 +153,7 @@ def find_weights(path: Path) -> Path:
     if found:
         return found[0]
     if any(path.glob(f"*{SHARDS_SUFFIX}")):
-        raise InputError(
-            f'{path} holds weights in several parts; save them in one: save_pretrained(max_shard_size="99GB")'
-        )
+        raise InputError(f'{path} holds weights in parts; save them whole: save_pretrained(max_shard_size="99GB")')
     raise InputError(f"{path} holds no weights; give a file, or a folder with one of {', '.join(WEIGHTS_FILES)}")
 
 
