@@ -30,6 +30,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("xp", devices, indirect=True, scope="session")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests beside other libraries out unless they are asked for; they skip with one visible line."""
+    if "peers" not in config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("peers"):
+                item.add_marker(
+                    pytest.mark.skip('beside torch, transformers and timm: run them with "pytest -m peers"')
+                )
+
+
 @pytest.fixture(scope="session")
 def xp(request: pytest.FixtureRequest) -> ModuleType:
     """The array library: NumPy, then CuPy."""

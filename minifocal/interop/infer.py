@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, is_real
 from minifocal.interop.descriptions import LARGE_FL4, Description
 from minifocal.models.config import BOX_MEAN, FOCAL, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.zoo import list_models, model_config
@@ -72,8 +72,8 @@ def visible_fields(shapes: Shapes, layout: str, in_chans: int | None = None) -> 
             fields["focal_factor"] = min(steps)
     if len(stages) > 1:
         fields["use_conv_embed"] = _shape(shapes, "layers.0.downsample.proj.weight")[-1] == OVERLAPPING_DOWNSAMPLE
-    elif size != OVERLAPPING_STEM:
-        fields["use_conv_embed"] = False
+    elif size != OVERLAPPING_STEM or layout == "timm":  # timm's stem has patches of 4, or overlaps
+        fields["use_conv_embed"] = size == OVERLAPPING_STEM
     if fields.get("use_conv_embed") is False:
         fields["patch_size"] = size
     return fields
@@ -157,7 +157,7 @@ def _kernels(shapes: Shapes, block: str) -> list[int]:
 
 
 def _mlp_ratio(hidden_dims: list[int], embed_dim: int) -> float:
-    """Find r with int(dim * r) = hidden in every stage: the largest quotient, or the next number if that rounds down."""
+    """Find r with int(dim * r) = hidden in every stage: the largest quotient, or the next number above it."""
     dims = [embed_dim * 2**stage for stage in range(len(hidden_dims))]
     ratio = max(hidden / dim for hidden, dim in zip(hidden_dims, dims, strict=True))
     for close in (ratio, math.nextafter(ratio, math.inf)):
@@ -200,15 +200,17 @@ def resolve(
     warnings = []
     if description is not None:
         said = {name: tuple(v) if isinstance(v, list) else v for name, v in description.fields.items()}
-        wrong = {name: value for name, value in said.items() if name in visible and visible[name] != value}
+        wrong = {name for name, value in said.items() if name in visible and not _agrees(name, value, visible)}
         warnings += [*description.notes]
         warnings += [
-            f"{description.source} says {name} is {value}, but the weights have {visible[name]}; the weights are right"
-            for name, value in wrong.items()
+            f"{description.source} says {name} is {said[name]}, but the weights have {visible[name]}; "
+            "the weights are right"
+            for name in sorted(wrong)
         ]
-        added = {name: value for name, value in said.items() if name not in visible}
+        right = {name: value for name, value in said.items() if name not in wrong}
+        added = {name: value for name, value in right.items() if fields.get(name) != value}
         inferred.append(f"from {description.source}: {_listed(added)}")
-        fields |= added
+        fields |= right
     variant = next(iter(matching_variants(visible)), None)
     hidden = hidden_fields({**fields, **overrides})
     if hidden and variant is not None and not (layout == "timm" and variant.name == LARGE_FL4):
@@ -236,6 +238,18 @@ QUESTIONS = {
     "use_conv_embed": "use_conv_embed=False (a stem of 7 x 7 pixels side by side) or True (overlapping)",
     "focal_windows": "focal_windows=(3,) (Edifice's focal_kernel)",
 }
+
+
+def _agrees(name: str, value: Any, visible: Mapping[str, Any]) -> bool:
+    """Whether a field that weights show may have this value: where they show less than the whole, that much of it."""
+    seen = visible[name]
+    if name == "focal_windows" and isinstance(value, tuple) and len(value) == len(seen):
+        pairs = zip(value, seen, visible["focal_levels"], strict=True)
+        return all(window == found for window, found, levels in pairs if levels)
+    if name == "mlp_ratio" and is_real(value):
+        dims = [visible["embed_dim"] * 2**stage for stage in range(len(visible["depths"]))]
+        return [int(dim * value) for dim in dims] == [int(dim * seen) for dim in dims]
+    return bool(value == seen)
 
 
 def _question(hidden: list[str], visible: Mapping[str, Any], variant: Variant | None) -> str:

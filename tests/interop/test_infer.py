@@ -83,6 +83,8 @@ def test_a_stem_of_seven_pixels_is_asked_about_only_where_nothing_else_tells():
     given = {"use_postln": False, "normalize_modulator": False}
     with pytest.raises(InputError, match=r"do not show use_conv_embed, and .*a stem of 7 x 7 pixels side by side"):
         resolve("official", shapes_of(small(**one_stage)), None, given)
+    timm = resolve("timm", shapes_of(small(**one_stage), "timm"), None, given, use_postln=False).config
+    assert timm.use_conv_embed is True  # its patches are of 4 pixels otherwise
     two_stages = resolve("official", shapes_of(small(patch_size=7)), None, given).config
     assert (two_stages.use_conv_embed, two_stages.patch_size) == (False, 7)
     overlapping = resolve("official", shapes_of(small(use_conv_embed=True)), None, given).config
@@ -220,3 +222,16 @@ def test_mlps_of_no_common_ratio_are_refused():
 def test_a_field_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match="unknown option levels"):
         resolve("official", shapes_of(small()), None, {"use_postln": False, "normalize_modulator": False, "levels": 3})
+
+
+def test_what_weights_show_in_part_agrees_with_what_is_said_of_the_rest():
+    """Of a stage without levels no window is to be seen, and many ratios give the MLPs' widths."""
+    model = small(focal_levels=(0, 1), focal_windows=(7, 5), mlp_ratio=1.3)
+    assert model.config.dims == (4, 8)
+    said = {"focal_windows": [7, 5], "mlp_ratio": 1.3, "use_postln": False, "normalize_modulator": False}
+    found = resolve("hf", shapes_of(model, "hf"), Description("config.json", said), {})
+    assert (found.config.focal_windows, found.config.mlp_ratio, found.warnings) == ((7, 5), 1.3, ())
+    said |= {"focal_windows": [7, 3], "mlp_ratio": 1.6}
+    found = resolve("hf", shapes_of(model, "hf"), Description("config.json", said), {})
+    assert found.config.focal_windows == (3, 5)
+    assert [warning.split()[2] for warning in found.warnings] == ["focal_windows", "mlp_ratio"]
