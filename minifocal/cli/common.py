@@ -94,8 +94,9 @@ def preprocess_of(pretrained: Pretrained) -> Preprocess:
 
 
 def class_names_of(pretrained: Pretrained) -> list[str]:
-    """Give the names of the classes, or numbered ones where there are none."""
-    return list(pretrained.class_names or (f"class {label}" for label in range(pretrained.config.num_classes)))
+    """Give the names of the classes, or numbered ones where there are none; each fits into a line."""
+    names = pretrained.class_names or [f"class {label}" for label in range(pretrained.config.num_classes)]
+    return ["".join(letter if letter.isprintable() else " " for letter in name) for name in names]
 
 
 def on_terminal() -> bool:

@@ -10,10 +10,10 @@ from minifocal.arrays import as_numpy
 from minifocal.errors import InputError
 from minifocal.files import write_bytes
 from minifocal.interop.descriptions import CONFIG_FILE, PREPROCESSOR_FILE, hf_config
-from minifocal.interop.infer import LAYOUT_FIELDS
 from minifocal.interop.layouts import LAYOUTS, state_dict
 from minifocal.interop.preprocess import Preprocess
 from minifocal.interop.pretrained import DESCRIPTION, WEIGHTS_FILES
+from minifocal.interop.resolve import LAYOUT_FIELDS
 from minifocal.interop.safetensors_file import write_safetensors
 from minifocal.interop.torch_file import write_torch
 from minifocal.models.config import BOX_MEAN, FOCAL, FocalNetConfig
@@ -35,7 +35,14 @@ LIMITS: dict[str, dict[str, Any]] = {
     "official": {"modulation": FOCAL},
     "hf": {"modulation": FOCAL, "patch_norm": True},
     "timm": {"modulation": FOCAL, "patch_norm": True, "patch_size": 4},
-    "edifice": {"modulation": BOX_MEAN, "mlp_act": "gelu", "mlp_ratio": 4.0, "ln_eps": 1e-5, "use_layerscale": False},
+    "edifice": {
+        "modulation": BOX_MEAN,
+        "mlp_act": "gelu",
+        "mlp_ratio": 4.0,
+        "ln_eps": 1e-5,
+        "patch_norm": False,
+        "use_layerscale": False,
+    },
 }
 """What an implementation can only be, beyond what it always does (`LAYOUT_FIELDS`)."""
 

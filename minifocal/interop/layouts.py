@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from minifocal.arrays import Array, as_numpy, get_array_module
 from minifocal.errors import InputError
+from minifocal.interop.tensors import StoredTensor
 from minifocal.layers.base import Parameter
 from minifocal.models.focalnet import FocalNet
 
@@ -87,7 +88,7 @@ TABLE = (
     Row(HEAD, "head", "classifier", "head.fc", "classifier"),
 )
 
-NUMBER = "(0|[1-9][0-9]*)"
+NUMBER = "(0|[1-9][0-9]{0,3})"
 SUFFIXES = {"": "", ".weight": ".weight", ".bias": ".bias"}  # ours and theirs
 EDIFICE_SUFFIXES = {".weight": "/kernel", ".bias": "/bias"}
 EDIFICE_NORM_SUFFIXES = {".weight": "/gamma", ".bias": "/beta"}
@@ -246,9 +247,21 @@ def load_state_dict(model: FocalNet, state: Mapping[str, Any], *, layout: str) -
     own = {p.name: to_stored(p.parameter.data, p.kind, p.in_dim, layout) for p in parameters}
     if problems := _problems(own, state):
         raise InputError(mismatch(problems, layout))
+    values = {name: _look_at(name, state[name]) for name in own}
     for name, kind, _, parameter in parameters:
-        values = get_array_module(parameter.data).asarray(as_numpy(state[name]))
-        parameter.data[...] = from_stored(values, kind, layout)
+        array = get_array_module(parameter.data).asarray(as_numpy(values[name]))
+        parameter.data[...] = from_stored(array, kind, layout)
+
+
+def _look_at(name: str, values: Any) -> Any:
+    """Give values as a host array, so that nothing can fail later; a tensor in a file is left there until its turn."""
+    if isinstance(values, StoredTensor):
+        return values
+    try:
+        return as_numpy(values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{name} cannot be read: {reason}; give what state_dict() gives, in host memory") from error
 
 
 def _problems(own: Mapping[str, Array], state: Mapping[str, Any]) -> list[str]:

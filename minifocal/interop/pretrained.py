@@ -1,9 +1,10 @@
-"""Weights files of every kind, opened, understood, and built into a network; and the way back.
+"""Weights files of every kind, opened, understood, and built into a network.
 
-model = interop.load_pretrained("focalnet-tiny/")             # a folder of Hugging Face or timm
-model = interop.load_pretrained("focalnet_tiny_lrf.pth")      # the official code's
-model = interop.load_pretrained("timm.safetensors", num_classes=10)   # and a new classifier
-interop.save_pretrained(model, "for-transformers/", layout="hf")
+    model = interop.load_pretrained("focalnet-tiny/")                    # a folder of Hugging Face or timm
+    model = interop.load_pretrained("focalnet_tiny_lrf.pth")             # the official code's
+    model = interop.load_pretrained("timm.safetensors", num_classes=10)  # with a new classifier
+
+A file is opened first (`open_pretrained`), which says what was found out about it; its numbers are read by `build`.
 """
 
 import json
@@ -18,9 +19,9 @@ from minifocal.data.dataset import Standardize
 from minifocal.errors import InputError, check_option_names
 from minifocal.files import cannot_read
 from minifocal.interop.descriptions import Description, read_folder, read_official
-from minifocal.interop.infer import resolve
 from minifocal.interop.layouts import HEAD, LAYOUTS, TABLE, find_place, load_state_dict, mismatch, state_dict
 from minifocal.interop.preprocess import Preprocess
+from minifocal.interop.resolve import resolve
 from minifocal.interop.safetensors_file import read_safetensors
 from minifocal.interop.tensors import StoredTensor
 from minifocal.interop.torch_file import read_torch
@@ -38,6 +39,7 @@ ZIP_SIGN, OLD_TORCH_SIGN = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8
 STATE_ENTRIES = ("model", "state_dict")
 PARALLEL_PREFIX = "module."  # of a network that PyTorch trained on several devices
 HF_PREFIX = "focalnet."
+MAX_NAME = 200  # characters
 PRETRAINING_PARTS = ("focalnet.embeddings.mask_token", "decoder.")  # of masked image modelling
 
 
@@ -131,9 +133,10 @@ def open_pretrained(path: str | Path, **overrides: Any) -> Pretrained:
     check_option_names(overrides, FocalNetConfig.__dataclass_fields__)
     path = find_weights(Path(path))
     found, description, metadata = _read(path)
+    header = read_header(metadata, path) if METADATA in metadata else None
     try:
-        if METADATA in metadata:
-            return _own_checkpoint(path, found, metadata, overrides)
+        if header is not None:
+            return _own_checkpoint(path, found, header, overrides)
         return _foreign_weights(path, _plain_names(found), description, overrides)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -200,7 +203,9 @@ def _plain_names(found: Mapping[Any, Any]) -> dict[str, StoredTensor]:
     """Take the prefix of a parallel network away, and give Hugging Face's bare model the prefix that others have."""
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, StoredTensor):
-            raise InputError(f"{str(name)[:60]!r} is no tensor of floating-point numbers; is this a file of weights?")
+            raise InputError(f"{name!r:.60} is no tensor of floating-point numbers; is this a file of weights?")
+        if not name.isprintable() or len(name) > MAX_NAME:
+            raise InputError(f"{name!r:.60} is no name of a weight; the file is damaged")
     if found and all(name.startswith(PARALLEL_PREFIX) for name in found):
         found = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in found.items()}
     if any(HF_PREFIX + name == STEMS["hf"] for name in found):
@@ -261,17 +266,18 @@ def _foreign_weights(
 
 
 def _own_checkpoint(
-    path: Path, found: Mapping[str, StoredTensor], metadata: dict[str, str], overrides: Mapping[str, Any]
+    path: Path, found: Mapping[str, StoredTensor], header: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Pretrained:
     """Understand a checkpoint of this package."""
-    header = read_header(metadata, path)
     description, meta = header["description"], header["meta"]
-    if not isinstance(description, dict) or description.get("architecture") != "FocalNet":
+    if description.get("architecture") != "FocalNet" or not isinstance(description.get("config"), dict):
         raise InputError("the checkpoint does not describe a FocalNet")
     config = FocalNetConfig.from_dict(description["config"])
     tensors = {name.removeprefix(MODEL): tensor for name, tensor in found.items() if name.startswith(MODEL)}
     classes, config = config.num_classes, FocalNetConfig.from_dict({**config.to_dict(), **overrides})
     names, size = meta.get("class_names"), config.image_hw[0]
+    if names is not None and not (isinstance(names, list) and len(names) == classes):
+        raise InputError(f"expected a class name for each of {classes} classes in the checkpoint")
     preprocess = None
     if "standardize" in meta:
         preprocess = Preprocess(meta.get("resize", size), size, Standardize.from_dict(meta["standardize"]))

@@ -114,8 +114,11 @@ def read_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
         header = json.loads(metadata[METADATA])
         if header["format"] != FORMAT:
             raise InputError(f"{path} is a {header['format']!r}; this version reads {FORMAT!r}")
+        for name, kind in (("description", dict), ("steps", int), ("meta", dict)):
+            if not isinstance(header[name], kind):
+                raise TypeError(f"{name} is no {kind.__name__}")
         return {name: header[name] for name in ("description", "steps", "meta")}
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is no checkpoint that minifocal wrote, or it is damaged: {error}") from error
 
 

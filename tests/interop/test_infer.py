@@ -6,8 +6,9 @@ from test_layouts import configs
 
 from minifocal import FocalNet, FocalNetConfig, InputError, create_model, interop, list_models
 from minifocal.interop.descriptions import Description
-from minifocal.interop.infer import hidden_fields, matching_variants, resolve, visible_fields
+from minifocal.interop.infer import hidden_fields, visible_fields
 from minifocal.interop.layouts import find_place
+from minifocal.interop.resolve import matching_variants, resolve
 
 PYRAMIDS = [name for name in list_models() if not name.endswith("iso")]
 NOT_IN_WEIGHTS = {"image_size", "drop_rate", "drop_path_rate", "layerscale_value", "pad_mode"}
