@@ -2,9 +2,11 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from published import CKPT
 
 from minifocal.cli import make_parser
 
@@ -30,14 +32,21 @@ def test_every_command_in_the_text_parses():
         make_parser().parse_args(shlex.split(command)[1:])
 
 
-def test_the_code_of_the_readme_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
+    use, weights = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
-    exec(code, names)
+    exec(use, names)
     assert names["record"].loss > 0
     out = capsys.readouterr().out
     assert out.startswith("(8, 8, 8, 64) (64, 256)")
     assert "FAIL" not in out
+    # Weights of other kinds than those that a reader would have, under their names.
+    shutil.copytree(CKPT / "hf", tmp_path / "focalnet-tiny")
+    shutil.copy(CKPT / "training.pth", tmp_path / "focalnet_tiny_lrf.pth")
+    monkeypatch.chdir(tmp_path)
+    exec(weights, names)
+    assert names["model"].config.num_classes == 10
+    assert (tmp_path / "for-transformers" / "config.json").is_file()
 
 
 def test_every_link_of_the_readme_leads_to_a_file():
