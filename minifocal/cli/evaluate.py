@@ -66,8 +66,8 @@ def _splits(pretrained: Pretrained, args: argparse.Namespace) -> Splits:
     preprocess = preprocess_of(pretrained)
     if args.image_size:
         preprocess = preprocess.at_size(args.image_size)
-    prepared = {"image_size": preprocess.crop, "channels": pretrained.config.in_chans, "resize": preprocess.resize}
-    return load_splits(**{**prepared, **given})
+    prepared = {"image_size": preprocess.crop, "resize": preprocess.resize, "resample": preprocess.resample}
+    return load_splits(**{**prepared, **given, "channels": pretrained.config.in_chans})
 
 
 def _check_classes(pretrained: Pretrained, names: list[str], splits: Splits) -> None:

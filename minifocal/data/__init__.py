@@ -49,6 +49,7 @@ def load_splits(
     seed: int = 0,
     channels: int = 3,
     resize: int | None = None,
+    resample: str = "bicubic",
 ) -> Splits:
     """Load data by name, or a folder of images by its path.
 
@@ -60,7 +61,7 @@ def load_splits(
         image_size: height and width in pixels of "shapes" (32 if not given) and of a folder's images (64);
             the other data has the size it has.
         seed: of the made shapes and of the split of a folder; the other data is split for good.
-        channels, resize: of a folder's images, as in `read_image`; the other data has what it has.
+        channels, resize, resample: of a folder's images, as in `read_image`; the other data has what it has.
     Raises:
         InputError: an unknown name, missing or damaged files, or another image size than the data has.
     """
@@ -69,7 +70,7 @@ def load_splits(
     if data not in DATASETS:
         if Path(data).is_dir():
             size = FOLDER_SIZE if image_size is None else image_size
-            return folder_splits(data, size, channels, seed=seed, resize=resize)
+            return folder_splits(data, size, channels, seed=seed, resize=resize, resample=resample)
         raise InputError(f"expected one of {', '.join(DATASETS)} or the path of a folder of images, got {data!r}")
 
     splits = digits_splits() if data == "digits" else _load_public(data, None if root is None else Path(root))

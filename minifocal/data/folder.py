@@ -15,18 +15,27 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 PIL_MODES = {1: "L", 3: "RGB"}
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Pillow's filters for resizing, in the order of their numbers."""
 
 
-def read_image(path: Path | str, size: int | None = None, channels: int = 3, resize: int | None = None) -> np.ndarray:
+def read_image(
+    path: Path | str,
+    size: int | None = None,
+    channels: int = 3,
+    resize: int | None = None,
+    resample: str = "bicubic",
+) -> np.ndarray:
     """Read an image file, upright as its EXIF orientation says.
 
-    With `size` the shorter side is resized (bicubic) and the centre cut out. Transparency is dropped.
+    With `size` the shorter side is resized and the centre cut out. Transparency is dropped.
 
     Args:
         path: a file that Pillow can read with 8 bits per channel.
         size: height and width of the result in pixels; None keeps the image as it is.
         channels: 3 for RGB, 1 for grey.
         resize: what the shorter side is resized to, at least `size`; `size` where not given.
+        resample: one of `FILTERS`.
     Returns:
         (channels, height, width) uint8.
     Raises:
@@ -62,14 +71,16 @@ def read_image(path: Path | str, size: int | None = None, channels: int = 3, res
             raise cannot_read(path, error) from error
         raise InputError(f"{path}: expected an image, but it is damaged, cut short or no image") from error
     if size is not None:
-        image = _resize_and_crop(image, size if resize is None else resize, size, path)
+        image = _resize_and_crop(image, size if resize is None else resize, size, resample, path)
     pixels = np.array(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _resize_and_crop(image: "Image.Image", resize: int, size: int, path: Path) -> "Image.Image":
+def _resize_and_crop(image: "Image.Image", resize: int, size: int, resample: str, path: Path) -> "Image.Image":
     from PIL import Image
 
+    if resample not in FILTERS:
+        raise InputError(f"resample must be one of {', '.join(FILTERS)}, got {resample!r}")
     if resize < size:
         raise InputError(f"an image resized to {resize} pixels has no square of {size}; give a resize of at least that")
     short = min(image.size)
@@ -77,7 +88,7 @@ def _resize_and_crop(image: "Image.Image", resize: int, size: int, path: Path) -
     # A thin strip grows with its longer side: the limit on pixels must hold here too.
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise InputError(f"{path}: {image.width}×{image.height} is too thin a strip for size {resize}; crop it first")
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    resized = image.resize((width, height), Image.Resampling[resample.upper()])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return resized.crop((left, top, left + size, top + size))
 
@@ -89,6 +100,7 @@ def folder_splits(
     test_fraction: float = 0.2,
     seed: int = 0,
     resize: int | None = None,
+    resample: str = "bicubic",
 ) -> Splits:
     """Read a folder of images into memory.
 
@@ -102,7 +114,7 @@ def folder_splits(
         channels: 3 for RGB, 1 for grey.
         test_fraction: share of test images where the folder is not split already.
         seed: of that split.
-        resize: as in `read_image`.
+        resize, resample: as in `read_image`.
     Raises:
         InputError: no such folder, fewer than two classes, a class without images, classes that differ
             between train and test, or a file that is no image.
@@ -114,19 +126,21 @@ def folder_splits(
         test_folder = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
         if test_folder is None:
             raise InputError(f"{root} has train but neither test nor val; add one, or put the classes in {root} itself")
-        train, test = (_read_classes(folder, size, channels, resize) for folder in (root / "train", test_folder))
+        train, test = (
+            _read_classes(folder, size, channels, resize, resample) for folder in (root / "train", test_folder)
+        )
         if train.class_names != test.class_names:
             different = sorted(set(train.class_names) ^ set(test.class_names))
             raise InputError(f"{root}: train and {test_folder.name} must have the same classes, but {different} differ")
         how = f"split as found in train and {test_folder.name}"
     else:
-        whole = _read_classes(root, size, channels, resize)
+        whole = _read_classes(root, size, channels, resize, resample)
         train, test = stratified_split(whole, round(test_fraction * len(whole)), seed)
         how = f"stratified split, {test_fraction:g} for testing, seed {seed}"
     return Splits(root.name, train, test, f"images in {root}; {how}")
 
 
-def _read_classes(folder: Path, size: int, channels: int, resize: int | None) -> Dataset:
+def _read_classes(folder: Path, size: int, channels: int, resize: int | None, resample: str) -> Dataset:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise InputError(f"{folder}: expected a sub-folder for each of at least two classes, got {len(classes)}")
@@ -134,7 +148,7 @@ def _read_classes(folder: Path, size: int, channels: int, resize: int | None) ->
     paths = [path for members in files for path in members]
     images = np.empty((len(paths), channels, size, size), dtype=np.uint8)
     for index, path in enumerate(paths):
-        images[index] = read_image(path, size, channels, resize)
+        images[index] = read_image(path, size, channels, resize, resample)
     labels = np.repeat(np.arange(len(classes)), [len(members) for members in files])
     return Dataset(images, labels, tuple(path.name for path in classes))
 

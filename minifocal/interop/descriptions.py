@@ -177,7 +177,7 @@ def _timm(values: Mapping[str, Any], path: Path) -> Description:
     pretrained = values.get("pretrained_cfg", {})
     if not isinstance(pretrained, dict):
         raise InputError(f"{path}: pretrained_cfg must be an object, got {type(pretrained).__name__}")
-    preprocess, notes = Preprocess.from_timm(pretrained, str(path))
+    preprocess = Preprocess.from_timm(pretrained, str(path))
     names = values.get("label_names")
     class_names = tuple(map(str, names)) if isinstance(names, list) else None
     fields: dict[str, Any] = {"image_size": preprocess.crop}
@@ -186,7 +186,7 @@ def _timm(values: Mapping[str, Any], path: Path) -> Description:
         fields["normalize_modulator"] = arguments["normalize_modulator"]
     elif variant != LARGE_FL4:  # of which it has to be asked
         fields["normalize_modulator"] = False  # timm's variants never set it
-    return Description(str(path), fields, class_names, preprocess, notes)
+    return Description(str(path), fields, class_names, preprocess)
 
 
 def read_official(config: Mapping[str, Any], path: Path) -> Description:

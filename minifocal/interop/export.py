@@ -90,7 +90,7 @@ def write_pretrained(
     if layout == "minifocal":
         meta: dict[str, Any] = {} if names is None else {"class_names": names}
         if preprocess is not None:
-            meta |= {"standardize": preprocess.standardize.to_dict(), "resize": preprocess.resize}
+            meta |= {"standardize": preprocess.standardize.to_dict(), "preprocess": preprocess.to_dict()}
         save_checkpoint(path, model, **meta)
         return
     tensors = {name: as_numpy(array) for name, array in state_dict(model, layout=layout).items()}

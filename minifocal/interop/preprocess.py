@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from minifocal.data.dataset import Standardize
-from minifocal.data.folder import read_image
+from minifocal.data.folder import FILTERS, read_image
 from minifocal.errors import InputError, check_integer, is_integer, is_real
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BICUBIC = (3, "bicubic")  # Pillow's number and timm's word
 MAX_SIDE = 2**14  # pixels
 
 
@@ -20,19 +19,21 @@ MAX_SIDE = 2**14  # pixels
 class Preprocess:
     """What was done to images before a network saw them.
 
-    The shorter side is resized to `resize` pixels (bicubic), a square of `crop` pixels is cut from the centre, bytes
-    are divided by 255, and each channel has its mean subtracted and is divided by its deviation.
+    The shorter side is resized to `resize` pixels, a square of `crop` pixels is cut from the centre, bytes are divided
+    by 255, and each channel has its mean subtracted and is divided by its deviation.
 
     Attributes:
         resize, crop: in pixels.
         standardize: mean and standard deviation of each channel.
+        resample: the filter of Pillow that resizes.
     Raises:
-        InputError: sizes that are none, or a crop larger than the image that it is cut from.
+        InputError: sizes that are none, a crop larger than the image that it is cut from, or an unknown filter.
     """
 
     resize: int
     crop: int
     standardize: Standardize
+    resample: str = "bicubic"
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -41,6 +42,8 @@ class Preprocess:
             raise InputError(
                 f"resize must be at least crop and at most {MAX_SIDE} pixels, got {self.resize} and {self.crop}"
             )
+        if self.resample not in FILTERS:
+            raise InputError(f"resample must be one of {', '.join(FILTERS)}, got {str(self.resample)[:40]!r}")
 
     @classmethod
     def usual(cls, layout: str, image_size: int, channels: int) -> "Preprocess":
@@ -64,9 +67,12 @@ class Preprocess:
         resize = _side(size, source) if values.get("do_resize", True) else crop
         if not values.get("do_center_crop", True):
             crop = resize
+        number = values.get("resample", FILTERS.index("bicubic"))
+        if not is_integer(number) or not 0 <= number < len(FILTERS):
+            raise InputError(
+                f"{source}: resample must be the number of a filter, 0 to {len(FILTERS) - 1}, got {number!r}"
+            )
         notes = []
-        if values.get("resample", 3) not in BICUBIC:
-            notes.append(f"{source} resizes by filter {values['resample']!r}, this package bicubically (3)")
         if isinstance(size, dict) and "shortest_edge" not in size:
             notes.append(
                 f"{source} resizes to height and width; here the shorter side is resized and the centre cut out"
@@ -81,11 +87,11 @@ class Preprocess:
         # factor * bytes = (bytes / 255) * (255 * factor), so mean and deviation take the quotient over.
         scale = 1.0 if np.isclose(factor, 1 / 255, rtol=1e-9) else 255 * factor
         standardize = Standardize.from_dict({"mean": _scaled(mean, scale), "std": _scaled(std, scale)})
-        return cls(max(resize, crop), crop, standardize), tuple(notes)
+        return cls(max(resize, crop), crop, standardize, FILTERS[number]), tuple(notes)
 
     @classmethod
-    def from_timm(cls, values: Mapping[str, Any], source: str) -> tuple["Preprocess", tuple[str, ...]]:
-        """Read timm's pretrained_cfg: input_size, crop_pct, mean, std; the second value is as for `from_hf`.
+    def from_timm(cls, values: Mapping[str, Any], source: str) -> "Preprocess":
+        """Read timm's pretrained_cfg: input_size, crop_pct, interpolation, mean, std.
 
         Raises:
             InputError: a value that makes no preprocessing.
@@ -98,11 +104,8 @@ class Preprocess:
             raise InputError(f"{source}: crop_pct must be above 0 and at most 1, got {share!r}")
         crop = input_size[1]
         mean, std = values.get("mean", IMAGENET_MEAN), values.get("std", IMAGENET_STD)
-        notes = []
-        if values.get("interpolation", "bicubic") not in BICUBIC:
-            notes.append(f"{source} resizes by {values['interpolation']!r}, this package bicubically")
         standardize = Standardize.from_dict({"mean": mean, "std": std})
-        return cls(int(crop / share), crop, standardize), tuple(notes)
+        return cls(int(crop / share), crop, standardize, values.get("interpolation", "bicubic"))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
@@ -113,7 +116,8 @@ class Preprocess:
         """
         if not isinstance(values, Mapping) or not {"resize", "crop"} <= values.keys():
             raise InputError(f'expected "resize", "crop", "mean" and "std", got {str(values)[:80]}')
-        return cls(values["resize"], values["crop"], Standardize.from_dict(dict(values)))
+        standardize = Standardize.from_dict(dict(values))
+        return cls(values["resize"], values["crop"], standardize, values.get("resample", "bicubic"))
 
     def at_size(self, crop: int) -> "Preprocess":
         """Give the same for another size of the crop; the image around it grows or shrinks with it."""
@@ -121,7 +125,8 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Give all numbers, ready for JSON."""
-        return {"resize": self.resize, "crop": self.crop, **self.standardize.to_dict()}
+        sizes = {"resize": self.resize, "crop": self.crop, "resample": self.resample}
+        return {**sizes, **self.standardize.to_dict()}
 
     def describe(self) -> str:
         """Give one line for a person."""
@@ -135,7 +140,7 @@ class Preprocess:
             "image_processor_type": "BitImageProcessor",
             "do_resize": True,
             "size": {"shortest_edge": self.resize},
-            "resample": 3,
+            "resample": FILTERS.index(self.resample),
             "do_center_crop": True,
             "crop_size": {"height": self.crop, "width": self.crop},
             "do_rescale": True,
@@ -156,7 +161,7 @@ class Preprocess:
         Raises:
             InputError: as `read_image`.
         """
-        pixels = read_image(path, self.crop, len(self.standardize.mean), resize=self.resize)[None]
+        pixels = read_image(path, self.crop, len(self.standardize.mean), self.resize, self.resample)[None]
         return self.standardize(255 - pixels if invert else pixels, 255.0, dtype)
 
 

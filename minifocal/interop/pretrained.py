@@ -279,8 +279,10 @@ def _own_checkpoint(
     if names is not None and not (isinstance(names, list) and len(names) == classes):
         raise InputError(f"expected a class name for each of {classes} classes in the checkpoint")
     preprocess = None
-    if "standardize" in meta:
-        preprocess = Preprocess(meta.get("resize", size), size, Standardize.from_dict(meta["standardize"]))
+    if "preprocess" in meta:
+        preprocess = Preprocess.from_dict(meta["preprocess"])
+    elif "standardize" in meta:  # by minifocal train, which has images of the size that it trains on
+        preprocess = Preprocess(size, size, Standardize.from_dict(meta["standardize"]))
     return _with_classifier(
         Pretrained(
             path=path,

@@ -205,3 +205,26 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match=r"expected a folder of images, but .*nowhere is none; check the path"):
         folder_splits(tmp_path / "nowhere", size=4)
+
+
+def test_the_shorter_side_may_be_resized_to_more_than_is_cut_out(tmp_path):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint32).reshape(20, 30, 3).astype(np.uint8)
+    path = save(tmp_path / "a.png", pixels)
+    whole = read_image(path, 20)
+    np.testing.assert_array_equal(whole, pixels[:, 5:25].transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_image(path, 8, resize=20), pixels[6:14, 11:19].transpose(2, 0, 1))
+    bilinear, bicubic = (read_image(path, 8, resize=13, resample=name) for name in ("bilinear", "bicubic"))
+    assert (bilinear != bicubic).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resize": 7}, "an image resized to 7 pixels has no square of 8"),
+        ({"resample": "cubic"}, "resample must be one of nearest, lanczos, bilinear"),
+    ],
+)
+def test_a_resizing_that_is_none_is_refused(tmp_path, options, message):
+    path = save(tmp_path / "a.png", np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(InputError, match=message):
+        read_image(path, 8, **options)

@@ -19,12 +19,12 @@ def photo(tmp_path):
     return tmp_path / "photo.jpg"
 
 
-def by_hand(path, resize, crop):
+def by_hand(path, resize, crop, resample="bicubic"):
     """Resize the shorter side, cut out the centre, divide by 255, standardise: as torchvision's transforms do."""
     with Image.open(path) as image:
         width, height = image.size
         size = (int(resize * width / height), resize) if height <= width else (resize, int(resize * height / width))
-        image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        image = image.convert("RGB").resize(size, Image.Resampling[resample.upper()])
         left, top = (round((side - crop) / 2.0) for side in image.size)
         pixels = np.asarray(image.crop((left, top, left + crop, top + crop)), dtype=np.float64) / 255
     return ((pixels - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)[None]
@@ -91,14 +91,24 @@ def test_sizes_of_hugging_face_in_all_their_forms(values, resize, crop):
 
 
 def test_what_is_done_otherwise_is_told():
-    _, notes = Preprocess.from_hf({"size": {"height": 64, "width": 64}, "resample": 2}, "x.json")
-    assert len(notes) == 2
-    _, notes = Preprocess.from_timm({"interpolation": "bilinear"}, "x.json")
-    assert notes == ("x.json resizes by 'bilinear', this package bicubically",)
+    _, notes = Preprocess.from_hf({"size": {"height": 64, "width": 64}}, "x.json")
+    assert notes == ("x.json resizes to height and width; here the shorter side is resized and the centre cut out",)
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic", "nearest"])
+def test_the_filter_is_that_of_the_source(photo, resample):
+    """Hugging Face's own conversions of FocalNet resize bilinearly, the official code and timm bicubically."""
+    number = {"nearest": 0, "bilinear": 2, "bicubic": 3}[resample]
+    values = {"size": {"shortest_edge": 36}, "crop_size": 32, "resample": number}
+    prepared, notes = Preprocess.from_hf(values, "x")
+    assert (prepared.resample, notes) == (resample, ())
+    assert prepared.to_hf()["resample"] == number
+    assert Preprocess.from_timm({"interpolation": resample}, "x").resample == resample
+    np.testing.assert_allclose(prepared.read(photo, "float64"), by_hand(photo, 36, 32, resample), rtol=0, atol=1e-12)
 
 
 def test_what_is_written_for_hugging_face_reads_back():
-    prepared = Preprocess(40, 24, Standardize((0.25, 0.5, 0.75), (0.1, 0.2, 0.3)))
+    prepared = Preprocess(40, 24, Standardize((0.25, 0.5, 0.75), (0.1, 0.2, 0.3)), "bilinear")
     assert Preprocess.from_hf(prepared.to_hf(), "x") == (prepared, ())
     assert Preprocess.from_dict(prepared.to_dict()) == prepared
 

@@ -23,7 +23,7 @@ TINY = FocalNetConfig(
     focal_levels=(2, 1), focal_windows=(3, 5), use_layerscale=True, use_postln=True, normalize_modulator=True,
 )  # fmt: skip
 NAMES = ("cat", "dog", "größer")
-PREPARED = Preprocess(20, 16, Standardize((0.25,), (0.5,)))
+PREPARED = Preprocess(20, 16, Standardize((0.25,), (0.5,)), "bilinear")
 
 
 def tiny(dtype="float32", **changes):
@@ -288,8 +288,8 @@ def test_the_preprocessor_of_hugging_face_is_read(tmp_path):
         json.dumps({**values, "image_std": [0.2] * 3, "resample": 2})
     )
     opened = open_pretrained(tmp_path / "a")
-    assert opened.preprocess == Preprocess(256, 224, Standardize((0.4,) * 3, (0.2,) * 3))
-    assert any("resizes by filter 2" in warning for warning in opened.warnings)
+    assert opened.preprocess == Preprocess(256, 224, Standardize((0.4,) * 3, (0.2,) * 3), "bilinear")
+    assert opened.warnings == ()
 
 
 def test_where_nothing_is_said_images_are_prepared_as_usual():
@@ -349,6 +349,7 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
         ('{"architecture": "focalnet_tiny_srf", "pretrained_cfg": 3}', "pretrained_cfg must be an object"),
         ('{"architecture": "x", "pretrained_cfg": {"input_size": 3}}', "input_size must be channels, height and width"),
         ('{"architecture": "x", "pretrained_cfg": {"crop_pct": 0}}', "crop_pct must be above 0"),
+        ('{"architecture": "x", "pretrained_cfg": {"interpolation": "random"}}', "resample must be one of nearest"),
         ('{"architecture": "x", "pretrained_cfg": {"crop_pct": 1e-9}}', "resize must be at least crop and at most"),
     ],
 )
@@ -369,6 +370,7 @@ def test_a_configuration_that_is_none_is_refused(tmp_path, text, message):
         ({"image_std": [0, 0, 0]}, "std positive"),
         ({"rescale_factor": 0}, "rescale_factor must be a positive number"),
         ({"size": 10**9}, "at most 16384 pixels"),
+        ({"resample": 9}, "resample must be the number of a filter, 0 to 5, got 9"),
     ],
 )
 def test_a_preprocessor_that_is_none_is_refused(tmp_path, values, message):
