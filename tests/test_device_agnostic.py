@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from strict_array import FUNCTIONS, StrictArray, StrictLibrary
 
+from minifocal import interop
 from minifocal.arrays import as_numpy, check_images, device_of, get_array_module, like, random_generator
 from minifocal.functional.activations import gelu_backward, gelu_forward
 from minifocal.functional.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minifocal.functional.depthwise_conv import depthwise_conv_forward
 from minifocal.functional.layer_norm import layer_norm_forward
 from minifocal.gradcheck import check_gradients
+from minifocal.interop.export import write_pretrained
 from minifocal.models.config import FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 
@@ -68,6 +70,28 @@ def test_a_training_pass_gives_numpys_bits_without_leaving_the_device(name):
         assert isinstance(array, StrictArray), key
         np.testing.assert_array_equal(array.get(), want[key], err_msg=key)
         assert array.dtype == np.float32, key
+
+
+@pytest.mark.parametrize("layout", ["official", "hf", "timm"])
+def test_weights_reach_a_device_and_leave_it_one_by_one(layout, tmp_path):
+    """Each parameter crosses once; the layouts only look at it from another side."""
+    library = StrictLibrary()
+    model, _, _ = build("focal with every option", library)
+    host, _, _ = build("focal with every option")
+    count = len(model.state_dict())
+    library.to_device.clear()
+    state = interop.state_dict(model, layout=layout)
+    assert all(isinstance(array, StrictArray) for array in state.values())
+    assert library.to_device == library.to_host == []
+    for parameter in model.parameters():
+        parameter.data[...] = library.zeros(parameter.data.shape, dtype="float32")
+    interop.load_state_dict(model, interop.state_dict(host, layout=layout), layout=layout)
+    assert (len(library.to_device), library.to_host) == (count, [])
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array.get(), host.state_dict()[name])
+    library.to_host.clear()
+    write_pretrained(model, tmp_path / "a.safetensors", "minifocal", None, None)
+    assert len(library.to_host) == count
 
 
 @every_network

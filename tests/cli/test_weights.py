@@ -112,6 +112,25 @@ def test_predict_numbers_classes_without_names_and_takes_those_of_hugging_face(p
     assert re.search(r": LABEL_\d \d+\.\d %$", capsys.readouterr().out)
 
 
+def test_predict_with_a_converted_checkpoint_knows_the_names(photos, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("\n".join(f"name {label}" for label in range(10)))
+    image, lines = str(photos / "n0003" / "0.jpg"), []
+    options = ["--names", str(tmp_path / "names.txt"), "--set", "image_size=32"]
+    assert main(["predict", image, "--checkpoint", *OFFICIAL, *options]) == 0
+    lines.append(capsys.readouterr().out)
+    for layout, name in (
+        ("hf", "hf"),
+        ("timm", "t.safetensors"),
+        ("official", "o.pth"),
+        ("minifocal", "m.safetensors"),
+    ):
+        assert main(["convert", *OFFICIAL, str(tmp_path / name), "--layout", layout, *options]) == 0
+        capsys.readouterr()
+        assert main(["predict", image, "--checkpoint", str(tmp_path / name)]) == 0
+        lines.append(capsys.readouterr().out)
+    assert lines == [lines[0]] * 5
+
+
 def test_predict_needs_a_classifier(photos, tmp_path, capsys):
     image = str(photos / "n0003" / "0.jpg")
     message = refused(capsys, "predict", image, "--checkpoint", *OFFICIAL, "--set", "num_classes=0")

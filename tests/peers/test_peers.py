@@ -7,6 +7,7 @@ loading; and two published networks at their full size, in float32.
 """
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -315,12 +316,13 @@ def test_a_published_network_at_its_full_size_in_float32(peers, name):
         assert relative(gradients[parameter_name], parameter.grad) < FULL_SIZE, parameter_name
 
 
-def test_images_are_prepared_as_by_the_image_processor_of_transformers(peers, tmp_path):
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_images_are_prepared_as_by_the_image_processor_of_transformers(peers, tmp_path, resample):
     from PIL import Image
 
     pixels = np.kron(np.random.default_rng(0).integers(0, 256, (6, 9, 3)), np.ones((30, 31, 1))).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    prepared = interop.Preprocess.usual("hf", 128, 3)
+    prepared = replace(interop.Preprocess.usual("hf", 128, 3), resample=resample)
     interop.save_pretrained(
         FocalNet(model_config("focalnet_tiny_srf", embed_dim=4, depths=(1, 1, 1, 1)), init="zeros"),
         tmp_path / "model",
