@@ -12,10 +12,10 @@ import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, shown
 
-PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
-"""What may be the key of a dict. Hashing a deeply nested tuple would overflow the interpreter's own stack."""
+MAX_KEY = 2**31
+"""Up to here integers have hashes of their own; larger ones can be chosen so that all have the same."""
 
 PUSHED = frozenset(
     ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE")
@@ -129,6 +129,8 @@ class _Machine:
 
     def push_name_from_stack(self, argument: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise InputError(f"refused a pickle that names {_type_name(module)} and {_type_name(name)}")
         self.stack.append(self._find(f"{module}.{name}"))
 
     def call(self, argument: Any) -> None:
@@ -153,8 +155,7 @@ class _Machine:
 
     def _find(self, name: str) -> Any:
         if name not in self.names:
-            # Quoted and cut: the name comes from the file and could hold anything.
-            raise InputError(f"refused a pickle that names {name[:80]!r}")
+            raise InputError(f"refused a pickle that names {shown(name)}")
         return self.names[name]
 
     def _call(self, function: Any, arguments: Iterable[Any]) -> None:
@@ -179,7 +180,8 @@ class _Machine:
         if type(target) is not dict:
             raise InputError(f"refused a pickle that sets items of {_type_name(target)}")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in PLAIN_KEYS:
+            # Hashing a deeply nested tuple would overflow the interpreter's own stack.
+            if not isinstance(key, str | bytes) and not (type(key) is int and abs(key) < MAX_KEY):
                 raise InputError(f"refused a pickle with a key that is {_type_name(key)}")
             target[key] = value
 

@@ -17,7 +17,7 @@ PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
     lambda inner: (
         st.lists(inner)
-        | st.dictionaries(st.text() | st.integers(), inner)
+        | st.dictionaries(st.text() | st.integers(-1000, 1000), inner)
         | st.tuples(inner)
         | st.tuples(inner, inner)
         | st.tuples(inner, inner, inner, inner)
@@ -132,6 +132,8 @@ def keeps(value):
         (b"]K\x01K\x02s.", "sets items of a list"),
         (b"}(K\x01K\x02K\x03u.", "damaged"),
         (b"}K\x01\x85K\x02s.", "a key that is a tuple"),
+        (b"}NK\x02s.", "a key that is a NoneType"),
+        (b"}\x8a\x05\x00\x00\x00\x80\x00K\x02s.", "a key that is a int"),
         (b"K\x01.K\x02", None),
         (b"0.", "instruction POP"),
         (b"\x82\x01.", "instruction EXT1"),

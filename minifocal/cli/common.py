@@ -3,15 +3,17 @@
 import argparse
 import ast
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from minifocal.data import DATASETS, Dataset, Splits
 from minifocal.data.dataset import stratified_split
-from minifocal.errors import InputError
+from minifocal.errors import InputError, check_option_names
 from minifocal.interop import Preprocess, Pretrained, open_pretrained
 from minifocal.interop.descriptions import read_class_names
+from minifocal.interop.resolve import UnseenFieldsError
+from minifocal.models.config import FocalNetConfig
 
 VALIDATION_FRACTION = 0.1
 SPLIT_SEED = 0  # of the validation images: the same ones whatever the seed of a run
@@ -38,64 +40,96 @@ def split_validation(splits: Splits) -> tuple[Dataset, Dataset]:
     return stratified_split(splits.train, count, SPLIT_SEED)
 
 
-def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --set and --names: what a file of weights may not say."""
+WEIGHTS_HELP = (
+    "weights: a folder of Hugging Face or timm, the folder of a run (its best checkpoint), or a .safetensors, .pth or "
+    ".bin file of minifocal, the official code, Hugging Face, timm or Edifice"
+)
+
+
+def add_settings_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --set: fields of the configuration."""
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a field of the configuration that the weights do not show, such as use_postln=False (may be repeated)",
+        help="a field of the network's configuration, such as use_postln=False (may be repeated)",
     )
+
+
+def add_names_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --names: what classes are called."""
     parser.add_argument(
         "--names", type=Path, metavar="FILE", help="class names: one a line, or a JSON list or object by class number"
     )
 
 
-WEIGHTS_HELP = (
-    "a folder of Hugging Face or timm, or of a run (its best); a .safetensors, .pth or .bin file; "
-    "official, Hugging Face, timm, Edifice or minifocal"
-)
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Read what --set was given: each a number, True or False, numbers joined by commas, or a word.
+
+    Raises:
+        InputError: one of them is no NAME=VALUE.
+    """
+    fields = {}
+    for text in args.set:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--set takes NAME=VALUE, such as use_postln=False, got {text[:60]!r}")
+        try:
+            fields[name] = ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # no literal: a word
+            fields[name] = value
+        if name in ("depths", "focal_levels", "focal_windows") and isinstance(fields[name], int):
+            fields[name] = (fields[name],)
+    return fields
+
+
+def network_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Read --set where it takes fields of FocalNetConfig. Raises InputError also for a field that does not exist."""
+    fields = settings(args)
+    check_option_names(fields, FocalNetConfig.__dataclass_fields__)
+    return fields
 
 
 def open_weights(path: Path, args: argparse.Namespace) -> Pretrained:
-    """Open weights as --set and --names say; print to standard error what a user should know about them."""
-    pretrained = open_pretrained(path, **dict(map(_setting, args.set)))
+    """Open weights as --set says; print to standard error what a user should know about them.
+
+    Raises:
+        InputError: as open_pretrained; where fields have to be given, it says how.
+    """
+    try:
+        pretrained = open_pretrained(path, **network_settings(args))
+    except UnseenFieldsError as error:
+        values = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in error.fields.items()}
+        options = " ".join(f"--set {name}={value}" for name, value in values.items())
+        raise InputError(f"{error}; here: {options}") from error
     for warning in pretrained.warnings:
         print(f"minifocal {args.command}: {warning}", file=sys.stderr)
-    if args.names is not None:
-        names = read_class_names(args.names, pretrained.config.num_classes)
-        pretrained = replace(pretrained, class_names=names)
     return pretrained
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE: a number, True or False, numbers joined by commas, or a word."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--set takes NAME=VALUE, such as use_postln=False, got {text!r}")
-    try:
-        return name, ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
-    except (ValueError, SyntaxError):
-        return name, value
-
-
-def preprocess_of(pretrained: Pretrained) -> Preprocess:
-    """Give how images are prepared for these weights.
+def preprocess_of(pretrained: Pretrained, args: argparse.Namespace) -> Preprocess:
+    """Give how images are prepared for these weights; print to standard error what is assumed.
 
     Raises:
-        InputError: nobody knows.
+        InputError: the weights do not say it.
     """
     if pretrained.preprocess is None:
         raise InputError(
-            f"{pretrained.path} does not say how its images were prepared: it was not written by minifocal train"
+            f"{pretrained.path} does not say how its images were prepared: it was not written by minifocal train; "
+            "write it with minifocal.interop.save_pretrained(..., preprocess=...)"
         )
+    if pretrained.preprocess_is_assumed:
+        print(f"minifocal {args.command}: images as usual: {pretrained.preprocess.describe()}", file=sys.stderr)
     return pretrained.preprocess
 
 
-def class_names_of(pretrained: Pretrained) -> list[str]:
-    """Give the names of the classes, or numbered ones where there are none; each fits into a line."""
-    names = pretrained.class_names or [f"class {label}" for label in range(pretrained.config.num_classes)]
+def class_names_of(pretrained: Pretrained, args: argparse.Namespace) -> list[str]:
+    """Give the names of the classes, those in --names first, or numbers where there are none; each fits into a line."""
+    names: Sequence[str] | None = pretrained.class_names
+    if args.names is not None:
+        names = read_class_names(args.names, pretrained.config.num_classes)
+    names = names or [f"class {label}" for label in range(pretrained.config.num_classes)]
     return ["".join(letter if letter.isprintable() else " " for letter in name) for name in names]
 
 

@@ -2,20 +2,22 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from minifocal.cli.common import (
     WEIGHTS_HELP,
     add_data_arguments,
     add_device_argument,
-    add_weights_arguments,
+    add_names_argument,
+    add_settings_argument,
     class_names_of,
     open_weights,
     preprocess_of,
     table,
 )
-from minifocal.data import FIXED_SIZE, Splits, load_splits
+from minifocal.data import DATASETS, FIXED_SIZE, Dataset, folder_dataset, load_splits
 from minifocal.errors import InputError, check_integer
-from minifocal.interop import Pretrained
+from minifocal.interop import Preprocess, Pretrained
 from minifocal.training.step import evaluate
 
 HELP = "measure a checkpoint on the test images: loss, accuracy, and what is taken for what"
@@ -27,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help=WEIGHTS_HELP)
     add_data_arguments(parser, "what it was trained on")
     parser.add_argument("--batch-size", type=int, default=256, help="images at a time (default: 256)")
-    add_weights_arguments(parser)
+    add_names_argument(parser)
+    add_settings_argument(parser)
     add_device_argument(parser)
 
 
@@ -35,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
     """Print accuracy by class and the accuracy over all."""
     check_integer("--batch-size", args.batch_size, at_least=1)
     pretrained = open_weights(args.checkpoint, args)
-    preprocess, names = preprocess_of(pretrained), class_names_of(pretrained)
-    splits = _splits(pretrained, args)
-    print(f"checkpoint: {pretrained.path}, data: {splits.name}, {splits.note}")
-    _check_classes(pretrained, names, splits)
+    preprocess, names = preprocess_of(pretrained, args), class_names_of(pretrained, args)
+    dataset, note = _test_images(pretrained, preprocess, args)
+    print(f"checkpoint: {pretrained.path}, data: {note}")
+    _check_images(pretrained, names, dataset)
     model = pretrained.build(device=args.device)
-    result = evaluate(model, splits.test, preprocess.standardize, args.batch_size)
+    result = evaluate(model, dataset, preprocess.standardize, args.batch_size)
     rows = []
     for label, (name, row) in enumerate(zip(names, result.confusion, strict=True)):
         count = sum(row)
@@ -53,31 +56,54 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _splits(pretrained: Pretrained, args: argparse.Namespace) -> Splits:
-    """Load what is asked for, or what the network was trained on; images of any size as the network saw them."""
+def _test_images(pretrained: Pretrained, preprocess: Preprocess, args: argparse.Namespace) -> tuple[Dataset, str]:
+    """Load what is asked for, or what the network was trained on; and a line that says what it is.
+
+    Weights that were not trained here are measured on all images of a folder, prepared as they want them.
+    """
+    trained_on: Any = pretrained.meta.get("data")
+    if trained_on is not None and not _names_data(trained_on):
+        raise InputError(f"{pretrained.path} does not say what it was trained on in a way that minifocal train writes")
     given = {"data": args.data, "root": args.data_root, "image_size": args.image_size}
     given = {name: value for name, value in given.items() if value is not None}
-    if not args.data:
-        if "data" not in pretrained.meta:
-            raise InputError(f"{pretrained.path} does not say what it was trained on; name the images with --data")
-        return load_splits(**{**pretrained.meta["data"], **given})
-    if args.data in FIXED_SIZE:
-        return load_splits(**given)
-    preprocess = preprocess_of(pretrained)
-    if args.image_size:
-        preprocess = preprocess.at_size(args.image_size)
-    prepared = {"image_size": preprocess.crop, "resize": preprocess.resize, "resample": preprocess.resample}
-    return load_splits(**{**prepared, **given, "channels": pretrained.config.in_chans})
+    if not args.data and trained_on is None:
+        raise InputError(f"{pretrained.path} does not say what it was trained on; name the images with --data")
+    if args.data and args.data not in DATASETS and trained_on is None:
+        prepared = preprocess.at_size(args.image_size or preprocess.crop)
+        dataset, folder = folder_dataset(args.data, prepared.read_pixels)
+        return dataset, f"all {len(dataset)} images in {folder}"
+    if args.data:  # at the network's size, where the data comes in any
+        trained_on = {} if args.data in FIXED_SIZE else {"image_size": preprocess.crop}
+    splits = load_splits(**{**trained_on, **given})
+    return splits.test, f"{splits.name}, {splits.note}"
 
 
-def _check_classes(pretrained: Pretrained, names: list[str], splits: Splits) -> None:
-    """Refuse data of other classes; where only their names differ, as of weights from elsewhere, their order counts."""
-    theirs = list(splits.test.class_names)
+def _names_data(value: Any) -> bool:
+    """Whether a value is what `minifocal train` stores about its data."""
+    if not isinstance(value, dict) or value.keys() - {"data", "root", "image_size"}:
+        return False
+    kinds = {"data": str, "root": str | None, "image_size": int | None}
+    return isinstance(value.get("data"), str) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+
+
+def _check_images(pretrained: Pretrained, names: list[str], dataset: Dataset) -> None:
+    """Refuse images of other channels or classes; say where images have another size, or classes another name."""
+    if dataset.in_channels != pretrained.config.in_chans:
+        raise InputError(
+            f"the images have {dataset.in_channels} channels and {pretrained.path} takes {pretrained.config.in_chans}; "
+            "choose other data with --data"
+        )
+    if pretrained.preprocess is not None and dataset.image_size[0] != pretrained.preprocess.crop:
+        height, width = dataset.image_size
+        print(
+            f"images are taken as they are, {height} x {width}; the weights expect {pretrained.preprocess.crop} pixels"
+        )
+    theirs = list(dataset.class_names)
     if theirs == names:
         return
     if len(theirs) != len(names) or "data" in pretrained.meta:
         raise InputError(
-            f"{pretrained.path} was trained on the classes {', '.join(names)[:200]}, but {splits.name} has "
+            f"{pretrained.path} was trained on the classes {', '.join(names)[:200]}, but the data has "
             f"{', '.join(theirs)[:200]}; choose other data with --data"
         )
     print(f"classes are matched by their order: the first is {names[0]!r} here and {theirs[0]!r} in the data")

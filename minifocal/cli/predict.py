@@ -8,7 +8,8 @@ from minifocal.arrays import as_numpy, to_device
 from minifocal.cli.common import (
     WEIGHTS_HELP,
     add_device_argument,
-    add_weights_arguments,
+    add_names_argument,
+    add_settings_argument,
     class_names_of,
     open_weights,
     preprocess_of,
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help=WEIGHTS_HELP)
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to name (default: 5)")
     parser.add_argument("--invert", action="store_true", help="dark ink on light paper: the digits are light on dark")
-    add_weights_arguments(parser)
+    add_names_argument(parser)
+    add_settings_argument(parser)
     add_device_argument(parser)
 
 
@@ -36,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
     pretrained = open_weights(args.checkpoint, args)
     if not pretrained.config.num_classes:
         raise InputError(f"{pretrained.path} has no classifier: it gives features, not classes")
-    preprocess, names = preprocess_of(pretrained), class_names_of(pretrained)
+    preprocess, names = preprocess_of(pretrained, args), class_names_of(pretrained, args)
     model = pretrained.build(device=args.device)
     for path in args.images:
         images = preprocess.read(path, model.dtype, invert=args.invert)
         log_probabilities = as_numpy(log_softmax(model(to_device(images, args.device))))[0].tolist()
         best = sorted(zip(log_probabilities, names, strict=True), reverse=True)[: args.top]
-        print(f"{path}: " + ", ".join(f"{name} {100 * math.exp(value):.1f} %" for value, name in best))
+        print(f"{path}: " + "; ".join(f"{100 * math.exp(value):.1f} % {name}" for value, name in best))
     return 0

@@ -6,7 +6,7 @@ from minifocal.data.cifar import LAYOUTS, cifar_splits
 from minifocal.data.dataset import Dataset, Splits, Standardize, batch_indices, stratified_split
 from minifocal.data.digits import digits_splits, load_digits, nearest_neighbour_accuracy
 from minifocal.data.download import cache_folder, fetch
-from minifocal.data.folder import folder_splits, read_image
+from minifocal.data.folder import folder_dataset, folder_splits, read_image
 from minifocal.data.idx import mnist_splits, read_idx
 from minifocal.data.shapes import make_shapes, shapes_splits
 from minifocal.errors import InputError
@@ -22,6 +22,7 @@ __all__ = [
     "cifar_splits",
     "digits_splits",
     "fetch",
+    "folder_dataset",
     "folder_splits",
     "load_digits",
     "load_splits",
@@ -36,21 +37,13 @@ __all__ = [
 
 DATASETS = ("digits", "shapes", "mnist", "fashion-mnist", "cifar10", "cifar100")
 FIXED_SIZE = tuple(name for name in DATASETS if name != "shapes")
-"""The datasets whose images have the size they have."""
+"""The datasets whose image size cannot be chosen."""
 
 SHAPES_SIZE = 32
 FOLDER_SIZE = 64
 
 
-def load_splits(
-    data: str,
-    root: Path | str | None = None,
-    image_size: int | None = None,
-    seed: int = 0,
-    channels: int = 3,
-    resize: int | None = None,
-    resample: str = "bicubic",
-) -> Splits:
+def load_splits(data: str, root: Path | str | None = None, image_size: int | None = None, seed: int = 0) -> Splits:
     """Load data by name, or a folder of images by its path.
 
     Args:
@@ -61,7 +54,6 @@ def load_splits(
         image_size: height and width in pixels of "shapes" (32 if not given) and of a folder's images (64);
             the other data has the size it has.
         seed: of the made shapes and of the split of a folder; the other data is split for good.
-        channels, resize, resample: of a folder's images, as in `read_image`; the other data has what it has.
     Raises:
         InputError: an unknown name, missing or damaged files, or another image size than the data has.
     """
@@ -69,8 +61,7 @@ def load_splits(
         return shapes_splits(SHAPES_SIZE if image_size is None else image_size, seed=seed)
     if data not in DATASETS:
         if Path(data).is_dir():
-            size = FOLDER_SIZE if image_size is None else image_size
-            return folder_splits(data, size, channels, seed=seed, resize=resize, resample=resample)
+            return folder_splits(data, FOLDER_SIZE if image_size is None else image_size, seed=seed)
         raise InputError(f"expected one of {', '.join(DATASETS)} or the path of a folder of images, got {data!r}")
 
     splits = digits_splits() if data == "digits" else _load_public(data, None if root is None else Path(root))

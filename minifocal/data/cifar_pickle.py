@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, shown
 from minifocal.files import read_bytes
 from minifocal.safe_pickle import StandIn, run_pickle
 
@@ -27,12 +27,12 @@ class _PickledDtype(StandIn):
         self.name = _text(name)
         self.byte_order = "="
         if self.name not in DTYPE_NAMES:
-            raise InputError(f"refused an array of dtype {self.name[:80]!r}; only plain numbers are read")
+            raise InputError(f"refused an array of dtype {shown(self.name)}; only plain numbers are read")
 
     def set_state(self, state: Any) -> None:
         self.byte_order = _text(state[1])
         if self.byte_order not in BYTE_ORDERS:
-            raise InputError(f"refused an array of byte order {self.byte_order[:80]!r}")
+            raise InputError(f"refused an array of byte order {shown(self.byte_order)}")
 
     def dtype(self) -> np.dtype:
         return np.dtype(self.byte_order + self.name)
@@ -89,4 +89,7 @@ def read_pickle(path: Path | str) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    """Give text as text, and any other value by its short form."""
+    if isinstance(value, str):
+        return value
+    return value.decode("utf-8") if isinstance(value, bytes) else shown(value)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from minifocal.arrays import random_generator
-from minifocal.errors import InputError
+from minifocal.errors import InputError, shown
 
 PIXEL_DTYPES = ("uint8", "float32", "float64")
 CHUNK_IMAGES = 1024
@@ -203,7 +203,7 @@ class Standardize:
 
     def to_dict(self) -> dict[str, list[float]]:
         """Give mean and std as lists, ready for JSON; `from_dict` reads them back exactly."""
-        return {"mean": list(self.mean), "std": list(self.std)}
+        return {"mean": list(map(float, self.mean)), "std": list(map(float, self.std))}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Standardize":
@@ -214,9 +214,11 @@ class Standardize:
         """
         try:
             return cls(tuple(map(float, values["mean"])), tuple(map(float, values["std"])))
-        except (KeyError, TypeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(
-                f'expected "mean" and "std" as lists of numbers, got {values!r}; fit them again'
+                f'expected "mean" and "std" as lists of numbers, got {shown(values)}; fit them again'
             ) from error
 
 

@@ -1,6 +1,9 @@
 """Images of one's own: a folder with one sub-folder of images for each class."""
 
+import math
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,13 +11,15 @@ import numpy as np
 
 from minifocal.data.dataset import Dataset, Splits, stratified_split
 from minifocal.errors import InputError
-from minifocal.files import cannot_read
+from minifocal.files import cannot_read, check_regular
 
 if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 PIL_MODES = {1: "L", 3: "RGB"}
+ROUNDINGS: dict[str, Callable[[float], int]] = {"even": round, "down": math.floor}
+"""How half a pixel is rounded where the centre does not lie on one: torchvision to even, Hugging Face down."""
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters for resizing, in the order of their numbers."""
 
@@ -25,6 +30,7 @@ def read_image(
     channels: int = 3,
     resize: int | None = None,
     resample: str = "bicubic",
+    rounding: str = "even",
 ) -> np.ndarray:
     """Read an image file, upright as its EXIF orientation says.
 
@@ -36,6 +42,7 @@ def read_image(
         channels: 3 for RGB, 1 for grey.
         resize: what the shorter side is resized to, at least `size`; `size` where not given.
         resample: one of `FILTERS`.
+        rounding: of the corner of the centre, one of `ROUNDINGS`.
     Returns:
         (channels, height, width) uint8.
     Raises:
@@ -49,6 +56,7 @@ def read_image(
         raise InputError(f"channels must be 1 or 3, got {channels}")
     if size is not None and size < 1:
         raise InputError(f"size must be at least 1 pixel, got {size}")
+    check_regular(path)
     try:
         with warnings.catch_warnings():
             # Up to twice its limit Pillow only warns; a warning is too little for memory that runs out.
@@ -71,16 +79,20 @@ def read_image(
             raise cannot_read(path, error) from error
         raise InputError(f"{path}: expected an image, but it is damaged, cut short or no image") from error
     if size is not None:
-        image = _resize_and_crop(image, size if resize is None else resize, size, resample, path)
+        image = _resize_and_crop(image, size if resize is None else resize, size, resample, rounding, path)
     pixels = np.array(image)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _resize_and_crop(image: "Image.Image", resize: int, size: int, resample: str, path: Path) -> "Image.Image":
+def _resize_and_crop(
+    image: "Image.Image", resize: int, size: int, resample: str, rounding: str, path: Path
+) -> "Image.Image":
     from PIL import Image
 
     if resample not in FILTERS:
         raise InputError(f"resample must be one of {', '.join(FILTERS)}, got {resample!r}")
+    if rounding not in ROUNDINGS:
+        raise InputError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}")
     if resize < size:
         raise InputError(f"an image resized to {resize} pixels has no square of {size}; give a resize of at least that")
     short = min(image.size)
@@ -89,20 +101,12 @@ def _resize_and_crop(image: "Image.Image", resize: int, size: int, resample: str
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
         raise InputError(f"{path}: {image.width}×{image.height} is too thin a strip for size {resize}; crop it first")
     resized = image.resize((width, height), Image.Resampling[resample.upper()])
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = (ROUNDINGS[rounding]((side - size) / 2) for side in (width, height))
     return resized.crop((left, top, left + size, top + size))
 
 
-def folder_splits(
-    root: Path | str,
-    size: int,
-    channels: int = 3,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-    resize: int | None = None,
-    resample: str = "bicubic",
-) -> Splits:
-    """Read a folder of images into memory.
+def folder_splits(root: Path | str, size: int, channels: int = 3, test_fraction: float = 0.2, seed: int = 0) -> Splits:
+    """Read a folder of images into memory, to train and to test.
 
     Either root/train/CLASS/* with root/test/CLASS/* (or root/val/CLASS/*), or root/CLASS/*, which is split by
     class. Class names are the names of the folders, sorted. Hidden files and files without the suffix of an
@@ -114,41 +118,65 @@ def folder_splits(
         channels: 3 for RGB, 1 for grey.
         test_fraction: share of test images where the folder is not split already.
         seed: of that split.
-        resize, resample: as in `read_image`.
     Raises:
         InputError: no such folder, fewer than two classes, a class without images, classes that differ
             between train and test, or a file that is no image.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"expected a folder of images, but {root} is none; check the path")
+    root = _check_folder(root)
+    read = partial(read_image, size=size, channels=channels)
     if (root / "train").is_dir():
-        test_folder = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+        test_folder = _test_folder(root)
         if test_folder is None:
             raise InputError(f"{root} has train but neither test nor val; add one, or put the classes in {root} itself")
-        train, test = (
-            _read_classes(folder, size, channels, resize, resample) for folder in (root / "train", test_folder)
-        )
+        train, test = (_read_classes(folder, read) for folder in (root / "train", test_folder))
         if train.class_names != test.class_names:
             different = sorted(set(train.class_names) ^ set(test.class_names))
             raise InputError(f"{root}: train and {test_folder.name} must have the same classes, but {different} differ")
         how = f"split as found in train and {test_folder.name}"
     else:
-        whole = _read_classes(root, size, channels, resize, resample)
+        whole = _read_classes(root, read)
         train, test = stratified_split(whole, round(test_fraction * len(whole)), seed)
         how = f"stratified split, {test_fraction:g} for testing, seed {seed}"
     return Splits(root.name, train, test, f"images in {root}; {how}")
 
 
-def _read_classes(folder: Path, size: int, channels: int, resize: int | None, resample: str) -> Dataset:
+def folder_dataset(root: Path | str, read: Callable[[Path], np.ndarray]) -> tuple[Dataset, Path]:
+    """Read all images of a folder into memory, to test on them; give them and where they were found.
+
+    They are those of root/test/CLASS/* or root/val/CLASS/* where there is one of these, else those of root/CLASS/*.
+
+    Args:
+        root: the folder.
+        read: gives an image file's pixels, (channels, height, width) uint8; all of one shape.
+    Raises:
+        InputError: as folder_splits.
+    """
+    root = _check_folder(root)
+    folder = _test_folder(root) or root
+    return _read_classes(folder, read), folder
+
+
+def _check_folder(root: Path | str) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"expected a folder of images, but {root} is none; check the path")
+    return root
+
+
+def _test_folder(root: Path) -> Path | None:
+    return next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+
+
+def _read_classes(folder: Path, read: Callable[[Path], np.ndarray]) -> Dataset:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise InputError(f"{folder}: expected a sub-folder for each of at least two classes, got {len(classes)}")
     files = [_image_files(path) for path in classes]
     paths = [path for members in files for path in members]
-    images = np.empty((len(paths), channels, size, size), dtype=np.uint8)
+    first = read(paths[0])
+    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
     for index, path in enumerate(paths):
-        images[index] = read_image(path, size, channels, resize, resample)
+        images[index] = read(path)
     labels = np.repeat(np.arange(len(classes)), [len(members) for members in files])
     return Dataset(images, labels, tuple(path.name for path in classes))
 

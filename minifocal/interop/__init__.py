@@ -1,4 +1,9 @@
-"""Weights of other implementations: official, Hugging Face, timm and Edifice, brought in and taken out."""
+"""Weights of other implementations: official, Hugging Face, timm and Edifice, brought in and taken out.
+
+A file is opened (`safetensors_file`, `torch_file`, `tensors`), understood (`descriptions`: what stands beside it;
+`infer`: what its shapes show; `resolve`: the configuration from both) and built into a network (`pretrained`) by the
+one table of names and shapes (`layouts`), which also serves to write it (`export`). `preprocess` prepares the images.
+"""
 
 from minifocal.interop.export import save_pretrained
 from minifocal.interop.layouts import LAYOUTS, load_state_dict, state_dict

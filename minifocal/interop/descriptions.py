@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minifocal.errors import InputError, is_integer
+from minifocal.errors import InputError, is_integer, is_real, one_line, shown
 from minifocal.files import read_bytes
 from minifocal.interop.preprocess import Preprocess
 from minifocal.models.config import FocalNetConfig
@@ -87,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is no JSON: {error}") from error
+        raise InputError(f"{path} is no JSON: {one_line(str(error))}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold a JSON object, got {type(values).__name__}")
     return values
@@ -97,7 +97,7 @@ def read_folder(folder: Path) -> Description | None:
     """Read the configuration in a folder of Hugging Face or timm; None where there is none of theirs.
 
     Raises:
-        InputError: it is of another model, or a value in it is none that a FocalNet takes.
+        InputError: it is of another model, or has a value that is not supported.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -108,7 +108,7 @@ def read_folder(folder: Path) -> Description | None:
     if "model_type" not in values:
         return None
     if values["model_type"] != "focalnet":
-        raise InputError(f"{path} is of a {str(values['model_type'])[:40]!r}, expected a 'focalnet'")
+        raise InputError(f"{path} is of a {shown(values['model_type'])}, expected a 'focalnet'")
     preprocessor = folder / PREPROCESSOR_FILE
     preprocess: Preprocess | None = None
     notes: tuple[str, ...] = ()
@@ -121,30 +121,33 @@ def _hf_fields(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     defaults = {"use_postln": False, "normalize_modulator": False}  # Hugging Face's own
     fields = {**defaults, **{ours: values[theirs] for theirs, ours in HF_FIELDS.items() if theirs in values}}
     if "mlp_act" in fields:
-        if fields["mlp_act"] not in HF_ACTIVATIONS:
+        if not isinstance(fields["mlp_act"], str) or fields["mlp_act"] not in HF_ACTIVATIONS:
             raise InputError(
-                f"{path}: hidden_act must be one of {', '.join(HF_ACTIVATIONS)}, got {str(fields['mlp_act'])[:40]!r}"
+                f"{path}: hidden_act must be one of {', '.join(HF_ACTIVATIONS)}, got {shown(fields['mlp_act'])}"
             )
         fields["mlp_act"] = HF_ACTIVATIONS[fields["mlp_act"]]
     if isinstance(fields.get("patch_size"), list):
         sides = fields["patch_size"]
-        if len(set(sides)) != 1:
-            raise InputError(f"{path}: patches must be square, got patch_size {sides}")
+        if not all(map(is_integer, sides)) or len(set(sides)) != 1:
+            raise InputError(f"{path}: patches must be square, got patch_size {shown(sides)}")
         fields["patch_size"] = sides[0]
     return fields
 
 
-def _hf_class_names(values: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
+def _hf_class_names(values: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     """Read id2label. It is left out for two classes with their default names, and tells how many classes there are."""
     labels = values.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
-    try:
-        names = tuple(str(labels[key]) for key in sorted(labels, key=int))
-        complete = [int(key) for key in sorted(labels, key=int)] == list(range(len(names)))
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: id2label must name each class by its number, got {str(labels)[:60]}") from error
-    if not complete:
-        raise InputError(f"{path}: id2label must number the classes 0 to {len(names) - 1} without a gap")
-    return names
+    if not isinstance(labels, dict):
+        raise InputError(f"{path}: id2label must be an object, got {shown(labels)}")
+    return tuple(map(str, _by_number(labels, f"{path}: id2label")))
+
+
+def _by_number(labels: dict[str, Any], source: str) -> list[Any]:
+    """Give the values of "0", "1", ... in that order; no number may be missing, or be there twice."""
+    numbers = [str(number) for number in range(len(labels))]
+    if labels.keys() != set(numbers):
+        raise InputError(f"{source} must name each class by its number, 0 to {len(labels) - 1} without a gap")
+    return [labels[number] for number in numbers]
 
 
 def read_class_names(path: Path, count: int) -> tuple[str, ...]:
@@ -155,16 +158,13 @@ def read_class_names(path: Path, count: int) -> tuple[str, ...]:
     Raises:
         InputError: the file cannot be read, or holds another number of names than `count`.
     """
-    text = read_bytes(path, MAX_JSON_BYTES).decode("utf-8", errors="replace")
+    text = read_bytes(path, MAX_JSON_BYTES).decode("utf-8-sig", errors="replace")
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
         values = text.splitlines()
     if isinstance(values, dict):
-        try:
-            values = [values[key] for key in sorted(values, key=int)]
-        except ValueError as error:
-            raise InputError(f"{path}: expected class numbers as keys, such as 0 or 207") from error
+        values = _by_number(values, f"{path}")
     if not isinstance(values, list) or len(values) != count:
         found = len(values) if isinstance(values, list) else "none"
         raise InputError(f"{path}: expected a name for each of {count} classes, found {found}")
@@ -189,18 +189,19 @@ def _timm(values: Mapping[str, Any], path: Path) -> Description:
     return Description(str(path), fields, class_names, preprocess)
 
 
-def read_official(config: Mapping[str, Any], path: Path) -> Description:
-    """Read the configuration that the official code puts into a training checkpoint.
+def read_official(config: Any, path: Path) -> Description | None:
+    """Read the configuration that the official code puts into a training checkpoint; None where it is another's.
 
     Before USE_POSTLN_IN_MODULATION existed (until November 2022), USE_POSTLN meant that.
     """
     source = f"the training configuration in {path.name}"
-    model = config.get("MODEL")
+    model = config.get("MODEL") if isinstance(config, dict) else None
     focal = model.get("FOCAL") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(focal, dict):
-        raise InputError(f"{source} is none of a FocalNet: it has no MODEL.FOCAL")
-    fields = {ours: focal[theirs] for theirs, ours in OFFICIAL_FIELDS.items() if theirs in focal}
-    fields |= {name: model[name.upper()] for name in ("drop_rate", "drop_path_rate") if name.upper() in model}
+        return None
+    fields = {ours: focal[theirs] for theirs, ours in OFFICIAL_FIELDS.items() if _is_plain(focal.get(theirs))}
+    rates = {name: model.get(name.upper()) for name in ("drop_rate", "drop_path_rate")}
+    fields |= {name: rate for name, rate in rates.items() if is_real(rate)}
     data = config.get("DATA")
     if isinstance(data, dict) and is_integer(data.get("IMG_SIZE")):
         fields["image_size"] = data["IMG_SIZE"]
@@ -213,6 +214,13 @@ def read_official(config: Mapping[str, Any], path: Path) -> Description:
             "it is read so",
         )
     return Description(source, fields, notes=notes)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a truth value, a number or a flat list of integers: all that a configuration needs."""
+    if isinstance(value, list | tuple):
+        return all(map(is_integer, value))
+    return isinstance(value, bool) or is_real(value)
 
 
 def hf_config(config: FocalNetConfig, class_names: tuple[str, ...] | None) -> dict[str, Any]:

@@ -8,25 +8,24 @@ from typing import Any
 
 from minifocal.arrays import as_numpy
 from minifocal.errors import InputError
-from minifocal.files import write_bytes
+from minifocal.files import atomic_folder, saving, write_bytes, write_safetensors
 from minifocal.interop.descriptions import CONFIG_FILE, PREPROCESSOR_FILE, hf_config
 from minifocal.interop.layouts import LAYOUTS, state_dict
 from minifocal.interop.preprocess import Preprocess
-from minifocal.interop.pretrained import DESCRIPTION, WEIGHTS_FILES
+from minifocal.interop.pretrained import DESCRIPTION, HF_FILES
 from minifocal.interop.resolve import LAYOUT_FIELDS
-from minifocal.interop.safetensors_file import write_safetensors
-from minifocal.interop.torch_file import write_torch
+from minifocal.interop.torch_file import TORCH_SUFFIXES, write_torch
 from minifocal.models.config import BOX_MEAN, FOCAL, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.training.checkpoint import save_checkpoint
 
-SAFETENSORS, TORCH = (".safetensors",), (".pth", ".pt", ".bin")
+SAFETENSORS = ".safetensors"
 SUFFIXES = {
-    "minifocal": SAFETENSORS,
-    "official": (*TORCH, *SAFETENSORS),
+    "minifocal": (SAFETENSORS,),
+    "official": (*TORCH_SUFFIXES, SAFETENSORS),
     "hf": (),
-    "timm": (*SAFETENSORS, *TORCH),
-    "edifice": SAFETENSORS,
+    "timm": (SAFETENSORS, *TORCH_SUFFIXES),
+    "edifice": (SAFETENSORS,),
 }
 """Of the files that a layout is written to; Hugging Face's is a folder."""
 
@@ -67,10 +66,11 @@ def save_pretrained(
         preprocess: of images; likewise.
     Raises:
         InputError: the other implementation cannot be this network, the path has another kind of name, or it cannot
-            be written; nothing is half-written.
+            be written; each file is written whole or not at all, and those of a folder together.
     Warns:
         UserWarning: the other implementation treats images of this network's size differently.
     """
+    check_exportable(model.config, Path(path), layout)
     step = _even_step(model.config)
     if any(pixels % step for pixels in model.config.image_hw):
         for change in changes_of_function(model.config, layout):
@@ -84,6 +84,8 @@ def write_pretrained(
     """Write as `save_pretrained` does, without a warning."""
     config = model.config
     check_exportable(config, path, layout)
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise InputError(f"preprocess must be a Preprocess, got {type(preprocess).__name__}")
     if class_names is not None and len(class_names) != config.num_classes:
         raise InputError(f"class_names must be one for each of {config.num_classes} classes, got {len(class_names)}")
     names = None if class_names is None else tuple(map(str, class_names))
@@ -95,14 +97,17 @@ def write_pretrained(
         return
     tensors = {name: as_numpy(array) for name, array in state_dict(model, layout=layout).items()}
     if layout == "hf":
-        write_safetensors(path / WEIGHTS_FILES[0], tensors, {"format": "pt"})
-        if preprocess is not None:
-            _write_json(path / PREPROCESSOR_FILE, preprocess.to_hf())
-        _write_json(path / CONFIG_FILE, {**hf_config(config, names), "dtype": model.dtype})
+        with saving(path), atomic_folder(path) as folder:
+            write_safetensors(folder / HF_FILES[0], tensors, {"format": "pt"})
+            _write_json(folder / CONFIG_FILE, {**hf_config(config, names), "dtype": model.dtype})
+            if preprocess is not None:
+                _write_json(folder / PREPROCESSOR_FILE, preprocess.to_hf())
+            else:  # one that is left from other weights would be taken for these
+                (path / PREPROCESSOR_FILE).unlink(missing_ok=True)
         return
     prepared = None if preprocess is None else preprocess.to_dict()
     description = json.dumps({"config": config.to_dict(), "class_names": names, "preprocess": prepared})
-    if path.suffix in TORCH:
+    if path.suffix in TORCH_SUFFIXES:
         write_torch(path, tensors, {DESCRIPTION: description})
     else:
         write_safetensors(path, tensors, {"format": "pt", DESCRIPTION: description})
@@ -119,22 +124,25 @@ def check_exportable(config: FocalNetConfig, path: Path, layout: str) -> None:
     suffixes = SUFFIXES[layout]
     if suffixes and path.suffix not in suffixes:
         raise InputError(f"layout {layout!r} is written to a file of {' or '.join(suffixes)}, got {str(path)!r}")
-    if not suffixes and path.suffix in (*SAFETENSORS, *TORCH):
+    if not suffixes and path.suffix in (SAFETENSORS, *TORCH_SUFFIXES):
         raise InputError(f"layout {layout!r} is written to a folder, got {str(path)!r}; leave {path.suffix} out")
-    for name, value in {**LAYOUT_FIELDS[layout], **LIMITS[layout]}.items():
-        here = getattr(config, name)
-        unused = name == "patch_size" and config.use_conv_embed
-        if here != value and name != "pad_mode" and not unused:
-            others = [other for other in LAYOUTS if not _differs(config, other)]
-            raise InputError(
-                f"layout {layout!r} has {name} {value!r} only, this network has {here!r}; "
-                f"store it as {' or '.join(map(repr, others))}"
-            )
+    for name, value, here in _differences(config, layout):
+        others = " or ".join(repr(other) for other in LAYOUTS if not _differences(config, other))
+        raise InputError(
+            f"layout {layout!r} has {name} {value!r} only, this network has {here!r}; store it as {others}"
+        )
 
 
-def _differs(config: FocalNetConfig, layout: str) -> bool:
+def _differences(config: FocalNetConfig, layout: str) -> list[tuple[str, Any, Any]]:
+    """List what an implementation cannot be: the field, its value there and its value here; pad_mode apart."""
     fixed = {**LAYOUT_FIELDS[layout], **LIMITS[layout]}
-    return any(getattr(config, name) != value for name, value in fixed.items() if name != "pad_mode")
+    fixed.pop("pad_mode", None)
+    if config.use_conv_embed:  # its patches are overlapping ones of 7 x 7, whatever patch_size says
+        fixed.pop("patch_size", None)
+    found = [(name, value, getattr(config, name)) for name, value in fixed.items()]
+    if layout == "edifice":
+        found.append(("number of stages", 1, len(config.depths)))
+    return [(name, value, here) for name, value, here in found if here != value]
 
 
 def changes_of_function(config: FocalNetConfig, layout: str) -> list[str]:
@@ -142,9 +150,9 @@ def changes_of_function(config: FocalNetConfig, layout: str) -> list[str]:
     rule = LAYOUT_FIELDS[layout].get("pad_mode", config.pad_mode)
     if rule == config.pad_mode:
         return []
-    words = {"pad": "pads images and maps that patches do not divide", "floor": "leaves out what fills no patch"}
-    same = f"only images whose sides divide by {_even_step(config)} give the same"
-    return [f"{layout} {words[rule]}, this network does not: {same}"]
+    words = {"pad": "adds zeros to fill the last patches", "floor": "leaves out pixels that fill no patch"}
+    both = f"{layout} {words[rule]} (pad_mode {rule!r}), this network {words[config.pad_mode]} ({config.pad_mode!r})"
+    return [f"{both}: results are equal only for images whose sides are multiples of {_even_step(config)} pixels"]
 
 
 def _even_step(config: FocalNetConfig) -> int:

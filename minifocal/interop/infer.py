@@ -1,7 +1,7 @@
 """What the names and shapes of weights show of their network's configuration, and what they do not.
 
-Not to be seen are whether a block is post-LN (but timm's names tell), whether the modulator is normalised, how wide
-the windows of "box_mean" are, and whether a lone stem of 7 x 7 overlaps.
+Shapes do not show whether a block is post-LN (timm's names do), whether the modulator is normalised, how wide the
+windows of "box_mean" are, and whether a stem of 7 x 7 overlaps where there is no other convolution to tell.
 """
 
 import math
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from minifocal.errors import InputError
-from minifocal.models.config import BOX_MEAN, FOCAL, SIGMOID_GATE
+from minifocal.errors import InputError, check_integer
+from minifocal.models.config import BOX_MEAN, FOCAL, MAX_STAGES, SIGMOID_GATE
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -37,6 +37,7 @@ def visible_fields(shapes: Shapes, layout: str, in_chans: int | None = None) -> 
         in_chans, size = stem[1], stem[2]
     else:
         in_chans = 3 if in_chans is None else in_chans
+        check_integer("in_chans", in_chans, at_least=1)
         size = math.isqrt(stem[0] // in_chans)
         if size * size * in_chans != stem[0]:
             raise InputError(f"{stem[0]} numbers are no square patch of {in_chans} channels; give in_chans=")
@@ -54,11 +55,16 @@ def visible_fields(shapes: Shapes, layout: str, in_chans: int | None = None) -> 
     }
     if fields["modulation"] == BOX_MEAN:
         fields["focal_levels"] = tuple(_count(shapes, first, r"\.modulation\.levels\.\d+\.bias") for first in firsts)
+        if max(fields["focal_levels"]) == 1:  # the first level takes no mean
+            fields["focal_windows"] = (3,) * len(stages)
     else:
         fields["focal_levels"] = tuple(map(len, kernels))
         fields["focal_windows"] = tuple(sizes[0] if sizes else 3 for sizes in kernels)
-        if steps := {second - first for first, second, *_ in (sizes for sizes in kernels if len(sizes) > 1)}:
-            fields["focal_factor"] = min(steps)
+        steps = {second - first for first, second, *_ in (sizes for sizes in kernels if len(sizes) > 1)}
+        if len(steps) > 1:
+            raise InputError(f"the kernels {kernels} of the stages' levels do not all grow by the same step")
+        if steps:
+            fields["focal_factor"] = steps.pop()
     if len(stages) > 1:
         fields["use_conv_embed"] = _shape(shapes, "layers.0.downsample.proj.weight")[-1] == OVERLAPPING_DOWNSAMPLE
     elif size != OVERLAPPING_STEM or layout == "timm":  # timm's stem has patches of 4, or overlaps
@@ -73,7 +79,7 @@ def hidden_fields(fields: Mapping[str, Any]) -> list[str]:
     wanted = ["use_postln", "use_conv_embed"]
     if fields["modulation"] == FOCAL:
         wanted.append("normalize_modulator")
-    if fields["modulation"] == BOX_MEAN and max(fields["focal_levels"]) > 1:
+    if fields["modulation"] == BOX_MEAN:
         wanted.append("focal_windows")
     return [name for name in wanted if name not in fields]
 
@@ -96,8 +102,9 @@ def _depths(shapes: Shapes) -> tuple[int, ...]:
     _shape(shapes, "patch_embed.proj.weight")
     blocks = {match[0] for name in shapes if (match := re.match(r"layers\.\d+\.blocks\.\d+\.", name))}
     counts = Counter(int(block.split(".")[1]) for block in blocks)
-    if not counts or sorted(counts) != list(range(len(counts))):
-        raise InputError("these are no weights of a FocalNet: its stages are not numbered from 0 without a gap")
+    if not counts or sorted(counts) != list(range(len(counts))) or len(counts) > MAX_STAGES:
+        stages = f"its stages are not numbered from 0 without a gap to at most {MAX_STAGES - 1}"
+        raise InputError(f"these are no weights of a FocalNet: {stages}")
     return tuple(counts[stage] for stage in range(len(counts)))
 
 

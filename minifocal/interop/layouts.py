@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from minifocal.arrays import Array, as_numpy, get_array_module
-from minifocal.errors import InputError
+from minifocal.errors import InputError, one_line
 from minifocal.interop.tensors import StoredTensor
 from minifocal.layers.base import Parameter
 from minifocal.models.focalnet import FocalNet
@@ -132,7 +132,7 @@ class Place(NamedTuple):
     def stored_name(self, layout: str, use_postln: bool) -> str | None:
         """The parameter's name in a layout; None where that has no such parameter."""
         part = self.row.name(layout)
-        if part is None or (layout == "edifice" and self.numbers["s"] > 0):
+        if part is None:
             return None
         numbers = {**self.numbers, "next": self.numbers["s"] + 1, "post": "_post" if use_postln else ""}
         return part.format(**numbers) + _suffixes(self.row.kind, layout)[self.suffix]
@@ -148,6 +148,16 @@ def find_place(name: str, layout: str) -> Place | None:
             ours = {theirs: suffix for suffix, theirs in _suffixes(row.kind, layout).items()}
             return Place(row, {"s": 0, **numbers}, ours[match["suffix"]])
     return None
+
+
+def stored_ndim(place: Place, layout: str) -> int:
+    """How many axes a parameter has in a layout."""
+    kind = place.row.kind
+    if kind == VECTOR or place.suffix == ".bias":
+        return 1
+    if layout in OWN_SHAPES:
+        return 3 if kind == DEPTHWISE else 2
+    return 4 if kind in (CONV, DEPTHWISE) or _is_1x1_convolution(kind, layout) else 2
 
 
 def to_stored(weight: Array, kind: str, in_dim: int, layout: str) -> Array:
@@ -188,9 +198,14 @@ class Stored(NamedTuple):
     """A parameter of a network and how a layout stores it."""
 
     name: str
-    kind: str
+    row: Row
     in_dim: int
     parameter: Parameter
+
+    def view(self, layout: str, grads: bool = False) -> Array:
+        """Look at its values, or its gradient, in the shape of the layout."""
+        array = self.parameter.grad if grads else self.parameter.data
+        return to_stored(array, self.row.kind, self.in_dim, layout)
 
 
 def stored_parameters(model: FocalNet, layout: str) -> Iterator[Stored]:
@@ -207,11 +222,11 @@ def stored_parameters(model: FocalNet, layout: str) -> Iterator[Stored]:
         stored = place and place.stored_name(layout, config.use_postln)
         if place is None or stored is None:
             raise InputError(
-                f"layout {layout!r} has no name for {name}; "
-                f'any network can be stored as "official", this one with modulation {config.modulation!r}'
+                f"layout {layout!r} has no name for {name} of a {config.modulation!r} network with "
+                f'{len(config.depths)} stages; state_dict(layout="official") names every parameter'
             )
         in_dim = config.in_chans if place.row.ours.startswith("patch_embed") else config.dims[place.numbers["s"]]
-        yield Stored(stored, place.row.kind, in_dim, parameter)
+        yield Stored(stored, place.row, in_dim, parameter)
 
 
 def state_dict(model: FocalNet, *, layout: str, grads: bool = False) -> dict[str, Array]:
@@ -226,10 +241,7 @@ def state_dict(model: FocalNet, *, layout: str, grads: bool = False) -> dict[str
     Raises:
         InputError: no such layout, or one that has no name for a parameter of this network.
     """
-    return {
-        name: to_stored(parameter.grad if grads else parameter.data, kind, in_dim, layout)
-        for name, kind, in_dim, parameter in stored_parameters(model, layout)
-    }
+    return {stored.name: stored.view(layout, grads) for stored in stored_parameters(model, layout)}
 
 
 def load_state_dict(model: FocalNet, state: Mapping[str, Any], *, layout: str) -> None:
@@ -243,14 +255,13 @@ def load_state_dict(model: FocalNet, state: Mapping[str, Any], *, layout: str) -
         InputError: a name is missing or unexpected, or a shape or dtype differs; the message lists them and says what
             would fit.
     """
-    parameters = list(stored_parameters(model, layout))
-    own = {p.name: to_stored(p.parameter.data, p.kind, p.in_dim, layout) for p in parameters}
-    if problems := _problems(own, state):
-        raise InputError(mismatch(problems, layout))
-    values = {name: _look_at(name, state[name]) for name in own}
-    for name, kind, _, parameter in parameters:
-        array = get_array_module(parameter.data).asarray(as_numpy(values[name]))
-        parameter.data[...] = from_stored(array, kind, layout)
+    own = {stored.name: stored for stored in stored_parameters(model, layout)}
+    values = {name: _look_at(name, value) for name, value in state.items()}
+    _check_fit({name: stored.view(layout) for name, stored in own.items()}, values, layout)
+    for name, stored in own.items():
+        data = stored.parameter.data
+        array = get_array_module(data).asarray(as_numpy(values[name]))
+        data[...] = from_stored(array, stored.row.kind, layout)
 
 
 def _look_at(name: str, values: Any) -> Any:
@@ -264,19 +275,24 @@ def _look_at(name: str, values: Any) -> Any:
         raise InputError(f"{name} cannot be read: {reason}; give what state_dict() gives, in host memory") from error
 
 
-def _problems(own: Mapping[str, Array], state: Mapping[str, Any]) -> list[str]:
-    """Say how a state differs from a network's own, a phrase each, in alphabetical order."""
+def _check_fit(own: Mapping[str, Array], state: Mapping[str, Any], layout: str) -> None:
+    """Refuse values whose names, shapes or dtypes are not those of a network."""
     problems = [f"missing {name}" for name in own.keys() - state.keys()]
     problems += [f"unexpected {name}" for name in state.keys() - own.keys()]
-    for name in own.keys() & state.keys():
-        here, there = (_describe(array) for array in (own[name], state[name]))
+    both = own.keys() & state.keys()
+    for name in both:
+        here, there = tuple(own[name].shape), tuple(state[name].shape)
         if here != there:
             problems.append(f"{name} is {there} in the weights and {here} in the network")
-    return sorted(problems)
-
-
-def _describe(array: Any) -> str:
-    return f"{tuple(array.shape)} {str(array.dtype).removeprefix('torch.')}"
+    if problems:
+        raise InputError(mismatch(sorted(problems), layout))
+    for name in sorted(both):
+        ours, theirs = str(own[name].dtype), str(state[name].dtype)
+        if ours != theirs:
+            raise InputError(
+                f"{name} is {theirs} in the weights and {ours} in the network; "
+                f"build the network with that dtype, or cast the weights"
+            )
 
 
 def mismatch(problems: list[str], layout: str) -> str:
@@ -286,9 +302,27 @@ def mismatch(problems: list[str], layout: str) -> str:
         problems: a phrase for each name that is missing, unexpected or misshapen.
         layout: of the weights.
     """
-    shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+    listed = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
     hints = "".join(f"; {hint}" for sign, hint in HINTS if any(re.search(sign, problem) for problem in problems))
-    return f"these {layout} weights are of another network: {shown}{hints}"
+    return one_line(f"these {layout} weights are of another network: {listed}{hints}")
+
+
+def renamings(model: FocalNet, source: str, target: str) -> list[str]:
+    """Give a line for each part of the table whose name, or whose weights' shape, differs between two layouts.
+
+    The shapes are those of the first such part; {s} stands for a stage, {b} for a block, {l} for a level.
+    """
+    post = "_post" if model.config.use_postln else ""
+    stand_ins = {"s": "{s}", "next": "{s+1}", "b": "{b}", "l": "{l}", "post": post}
+    lines: dict[str, tuple[str, str, str]] = {}
+    for old, new in zip(stored_parameters(model, source), stored_parameters(model, target), strict=True):
+        before, after = (str(old.row.name(layout)).format(**stand_ins) for layout in (source, target))
+        shapes = old.view(source).shape, new.view(target).shape
+        reshaped = f"  {shapes[0]} → {shapes[1]}" if shapes[0] != shapes[1] else ""
+        if before != after or reshaped:
+            lines.setdefault(old.row.ours, (before, after, reshaped))
+    width = max((len(before) for before, _, _ in lines.values()), default=0)
+    return [f"{before:{width}} → {after}{reshaped}" for before, after, reshaped in lines.values()]
 
 
 HINTS = (
@@ -297,9 +331,9 @@ HINTS = (
         "the number of focal levels or their windows differ: the official functions build two levels and windows of 3 "
         "unless their YAML file says otherwise, so give focal_levels= and focal_windows= as the weights have them",
     ),
-    (r"_post\b|norm\d_post", "post-LN or not: give use_postln= as the weights have it"),
+    (r"_post\b", "post-LN or not: give use_postln= as the weights have it"),
     (r"modulation\.(ln|layernorm|norm)\b", "give use_postln_in_modulation= as the weights have it"),
-    (r"gamma", "give use_layerscale= as the weights have it"),
+    (r"gamma_[12]|ls[12]\.gamma", "give use_layerscale= as the weights have it"),
     (r"pre_logits|head\.norm", "timm's head of several layers (head_hidden_size) has no counterpart here"),
     (r"(head|classifier|head\.fc)[./](weight|kernel) is", "give num_classes= as the weights have it"),
 )

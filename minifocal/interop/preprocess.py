@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from minifocal.data.dataset import Standardize
-from minifocal.data.folder import FILTERS, read_image
-from minifocal.errors import InputError, check_integer, is_integer, is_real
+from minifocal.data.folder import FILTERS, ROUNDINGS, read_image
+from minifocal.errors import InputError, check_integer, is_integer, is_real, shown
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MAX_SIDE = 2**14  # pixels
+MAX_SIDE = 2**21  # pixels; Pillow's limit holds besides
+MAX_VALUE = 1e6  # of a mean or deviation: what is standardised stays within float32
 
 
 @dataclass(frozen=True)
@@ -26,24 +27,32 @@ class Preprocess:
         resize, crop: in pixels.
         standardize: mean and standard deviation of each channel.
         resample: the filter of Pillow that resizes.
+        rounding: of half a pixel where the centre is cut out: "even" (torchvision) or "down" (Hugging Face).
     Raises:
-        InputError: sizes that are none, a crop larger than the image that it is cut from, or an unknown filter.
+        InputError: sizes that are none, a crop larger than the image that it is cut from, a mean or deviation that no
+            image has, or an unknown filter or rounding.
     """
 
     resize: int
     crop: int
     standardize: Standardize
     resample: str = "bicubic"
+    rounding: str = "even"
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
             check_integer(name, getattr(self, name), at_least=1)
+            object.__setattr__(self, name, int(getattr(self, name)))
         if not self.crop <= self.resize <= MAX_SIDE:
             raise InputError(
                 f"resize must be at least crop and at most {MAX_SIDE} pixels, got {self.resize} and {self.crop}"
             )
-        if self.resample not in FILTERS:
-            raise InputError(f"resample must be one of {', '.join(FILTERS)}, got {str(self.resample)[:40]!r}")
+        for name, known in (("resample", FILTERS), ("rounding", tuple(ROUNDINGS))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} must be one of {', '.join(known)}, got {shown(getattr(self, name))}")
+        mean, std = self.standardize.mean, self.standardize.std
+        if max(map(abs, mean)) > MAX_VALUE or not 1 / MAX_VALUE <= min(std) <= max(std) <= MAX_VALUE:
+            raise InputError(f"mean and std must be those of images, got {shown(mean)} and {shown(std)}")
 
     @classmethod
     def usual(cls, layout: str, image_size: int, channels: int) -> "Preprocess":
@@ -53,7 +62,7 @@ class Preprocess:
         """
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
         resize = image_size / 0.9 if layout == "timm" else image_size * 256 / 224
-        return cls(int(resize), image_size, Standardize(mean, std))
+        return cls(int(resize), image_size, Standardize(mean, std), rounding="down" if layout == "hf" else "even")
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], source: str) -> tuple["Preprocess", tuple[str, ...]]:
@@ -70,7 +79,7 @@ class Preprocess:
         number = values.get("resample", FILTERS.index("bicubic"))
         if not is_integer(number) or not 0 <= number < len(FILTERS):
             raise InputError(
-                f"{source}: resample must be the number of a filter, 0 to {len(FILTERS) - 1}, got {number!r}"
+                f"{source}: resample must be the number of a filter, 0 to {len(FILTERS) - 1}, got {shown(number)}"
             )
         notes = []
         if isinstance(size, dict) and "shortest_edge" not in size:
@@ -83,11 +92,11 @@ class Preprocess:
             mean, std = (0.0,) * 3, (1.0,) * 3
         factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
         if not is_real(factor) or factor <= 0:
-            raise InputError(f"{source}: rescale_factor must be a positive number, got {factor!r}")
+            raise InputError(f"{source}: rescale_factor must be a positive number, got {shown(factor)}")
         # factor * bytes = (bytes / 255) * (255 * factor), so mean and deviation take the quotient over.
         scale = 1.0 if np.isclose(factor, 1 / 255, rtol=1e-9) else 255 * factor
         standardize = Standardize.from_dict({"mean": _scaled(mean, scale), "std": _scaled(std, scale)})
-        return cls(max(resize, crop), crop, standardize, FILTERS[number]), tuple(notes)
+        return cls(max(resize, crop), crop, standardize, FILTERS[number], "down"), tuple(notes)
 
     @classmethod
     def from_timm(cls, values: Mapping[str, Any], source: str) -> "Preprocess":
@@ -99,9 +108,9 @@ class Preprocess:
         input_size = values.get("input_size", (3, 224, 224))
         share = values.get("crop_pct", 0.9)
         if not (isinstance(input_size, list | tuple) and len(input_size) == 3 and all(map(is_integer, input_size))):
-            raise InputError(f"{source}: input_size must be channels, height and width, got {input_size!r}")
-        if not is_real(share) or not 0 < share <= 1:
-            raise InputError(f"{source}: crop_pct must be above 0 and at most 1, got {share!r}")
+            raise InputError(f"{source}: input_size must be channels, height and width, got {shown(input_size)}")
+        if not is_real(share) or not 0.01 <= share <= 1:
+            raise InputError(f"{source}: crop_pct must be at least 0.01 and at most 1, got {shown(share)}")
         crop = input_size[1]
         mean, std = values.get("mean", IMAGENET_MEAN), values.get("std", IMAGENET_STD)
         standardize = Standardize.from_dict({"mean": mean, "std": std})
@@ -115,9 +124,10 @@ class Preprocess:
             InputError: a value is missing or makes no preprocessing.
         """
         if not isinstance(values, Mapping) or not {"resize", "crop"} <= values.keys():
-            raise InputError(f'expected "resize", "crop", "mean" and "std", got {str(values)[:80]}')
+            raise InputError(f'expected "resize", "crop", "mean" and "std", got {shown(values)}')
         standardize = Standardize.from_dict(dict(values))
-        return cls(values["resize"], values["crop"], standardize, values.get("resample", "bicubic"))
+        rules = {name: values[name] for name in ("resample", "rounding") if name in values}
+        return cls(values["resize"], values["crop"], standardize, **rules)
 
     def at_size(self, crop: int) -> "Preprocess":
         """Give the same for another size of the crop; the image around it grows or shrinks with it."""
@@ -125,14 +135,13 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Give all numbers, ready for JSON."""
-        sizes = {"resize": self.resize, "crop": self.crop, "resample": self.resample}
-        return {**sizes, **self.standardize.to_dict()}
+        rules = {"resample": self.resample, "rounding": self.rounding}
+        return {"resize": self.resize, "crop": self.crop, **rules, **self.standardize.to_dict()}
 
     def describe(self) -> str:
         """Give one line for a person."""
-        return (
-            f"shorter side {self.resize}, centre {self.crop}, mean {self.standardize.mean}, std {self.standardize.std}"
-        )
+        resized = f"shorter side {self.resize} ({self.resample}), centre {self.crop}"
+        return f"{resized}, mean {self.standardize.mean}, std {self.standardize.std}"
 
     def to_hf(self) -> dict[str, Any]:
         """Give the preprocessor_config.json that transformers reads."""
@@ -146,8 +155,8 @@ class Preprocess:
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
-            "image_mean": list(self.standardize.mean),
-            "image_std": list(self.standardize.std),
+            "image_mean": self.standardize.to_dict()["mean"],
+            "image_std": self.standardize.to_dict()["std"],
             "do_convert_rgb": len(self.standardize.mean) == 3,
         }
 
@@ -161,8 +170,13 @@ class Preprocess:
         Raises:
             InputError: as `read_image`.
         """
-        pixels = read_image(path, self.crop, len(self.standardize.mean), self.resize, self.resample)[None]
+        pixels = self.read_pixels(path)[None]
         return self.standardize(255 - pixels if invert else pixels, 255.0, dtype)
+
+    def read_pixels(self, path: Path | str) -> np.ndarray:
+        """Read an image file, resized and cut out but not yet standardised: (channels, crop, crop) uint8."""
+        channels = len(self.standardize.mean)
+        return read_image(path, self.crop, channels, self.resize, self.resample, self.rounding)
 
 
 def _side(size: Any, source: str) -> int:
@@ -171,11 +185,11 @@ def _side(size: Any, source: str) -> int:
         sides = [size[name] for name in ("shortest_edge", "height", "width") if size.get(name) is not None]
         size = sides[0] if sides and all(side == sides[0] for side in sides) else size
     if not is_integer(size) or size < 1:
-        raise InputError(f"{source}: a size must be a number of pixels, or a square, got {str(size)[:60]}")
+        raise InputError(f"{source}: a size must be a number of pixels, or a square, got {shown(size)}")
     return int(size)
 
 
 def _scaled(values: Any, scale: float) -> list[float]:
     if not isinstance(values, list | tuple) or not all(map(is_real, values)):
-        raise InputError(f"mean and deviation must be lists of numbers, got {str(values)[:60]}")
+        raise InputError(f"mean and deviation must be lists of numbers, got {shown(values)}")
     return [value / scale for value in values]

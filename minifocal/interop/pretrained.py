@@ -9,22 +9,31 @@ A file is opened first (`open_pretrained`), which says what was found out about 
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minifocal.arrays import get_array_module
+from minifocal.arrays import get_array_module, overflow_is_looked_for
 from minifocal.data.dataset import Standardize
-from minifocal.errors import InputError, check_option_names
-from minifocal.files import cannot_read
+from minifocal.errors import InputError, check_option_names, one_line, shown
+from minifocal.files import cannot_read, check_regular
 from minifocal.interop.descriptions import Description, read_folder, read_official
-from minifocal.interop.layouts import HEAD, LAYOUTS, TABLE, find_place, load_state_dict, mismatch, state_dict
+from minifocal.interop.layouts import (
+    HEAD,
+    LAYOUTS,
+    TABLE,
+    find_place,
+    load_state_dict,
+    mismatch,
+    state_dict,
+    stored_ndim,
+)
 from minifocal.interop.preprocess import Preprocess
-from minifocal.interop.resolve import resolve
+from minifocal.interop.resolve import UnseenFieldsError, resolve
 from minifocal.interop.safetensors_file import read_safetensors
 from minifocal.interop.tensors import StoredTensor
-from minifocal.interop.torch_file import read_torch
+from minifocal.interop.torch_file import TORCH_SUFFIXES, read_torch
 from minifocal.layers.initializers import get_initializer
 from minifocal.layers.linear import Linear
 from minifocal.models.config import FocalNetConfig
@@ -32,8 +41,10 @@ from minifocal.models.focalnet import FocalNet
 from minifocal.training.checkpoint import METADATA, MODEL, read_header
 from minifocal.training.trainer import BEST, LAST
 
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin", BEST, LAST)
+HF_FILES = ("model.safetensors", "pytorch_model.bin")  # timm's folders have them too
+RUN_FILES = (BEST, LAST)
 SHARDS_SUFFIX = ".index.json"
+OWN_LAYOUT = "minifocal"
 DESCRIPTION = "minifocal.description"  # our own words in a file of another layout
 ZIP_SIGN, OLD_TORCH_SIGN = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 STATE_ENTRIES = ("model", "state_dict")
@@ -55,6 +66,7 @@ class Pretrained:
         dtype: "float32" or "float64", as the weights have it; halves count as float32.
         class_names: in the order of the outputs, where they are known.
         preprocess: what to do to images, where that is known.
+        preprocess_is_assumed: nothing was said about images; what is usual was taken.
         meta: what `minifocal train` stored beside the weights.
         inferred: what was read off the weights or taken for granted, a line each.
         warnings: what a user should know before trusting the numbers, a line each.
@@ -67,14 +79,38 @@ class Pretrained:
     dtype: str
     class_names: tuple[str, ...] | None
     preprocess: Preprocess | None
+    preprocess_is_assumed: bool
     meta: Mapping[str, Any]
     inferred: tuple[str, ...]
     warnings: tuple[str, ...]
 
-    def build(self, *, dtype: str | None = None, device: str = "cpu", ops: str = "auto") -> FocalNet:
+    def adapted(self, classes: int, overrides: Mapping[str, Any]) -> "Pretrained":
+        """Follow given fields: without the classifier of `classes` where another is wanted, images of another size."""
+        changed = self
+        if "image_size" in overrides and self.preprocess is not None:
+            changed = replace(changed, preprocess=self.preprocess.at_size(self.config.image_hw[0]))
+        blocks = zip(self.config.depths, self.config.focal_levels, strict=True)
+        if sum(depth * (levels + 1) for depth, levels in blocks) > len(self.tensors):
+            raise InputError(
+                f"{len(self.tensors)} tensors are too few for depths {self.config.depths} and "
+                f"focal_levels {self.config.focal_levels}"
+            )
+        wanted = self.config.num_classes
+        if wanted == classes:
+            return changed
+        said = f"the classifier of {classes} classes is left out" + (f"; one of {wanted} is new" if wanted else "")
+        return replace(
+            changed,
+            tensors={name: tensor for name, tensor in self.tensors.items() if not _is_head(name, self.layout)},
+            class_names=None,
+            inferred=(*self.inferred, said),
+        )
+
+    def build(self, *, seed: int = 0, dtype: str | None = None, device: str = "cpu", ops: str = "auto") -> FocalNet:
         """Build the network and read its weights, tensor by tensor: memory for the weights is taken once.
 
         Args:
+            seed: of a classifier that the weights do not have.
             dtype: of the network; that of the weights where not given.
             device, ops: as in FocalNet.
         Raises:
@@ -83,15 +119,18 @@ class Pretrained:
         dtype = dtype or self.dtype
         try:
             model = FocalNet(self.config, init="zeros", dtype=dtype, ops=ops)
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:  # NumPy's ValueError for what no memory could hold
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{self.path} claims a network that does not fit into memory") from error
         state: dict[str, Any] = {name: tensor.astype(dtype) for name, tensor in self.tensors.items()}
         if self.config.num_classes and not any(_is_head(name, self.layout) for name in state):
-            _draw_head(model)
+            _draw_head(model, seed)
             head = state_dict(model, layout=self.layout)
             state |= {name: array for name, array in head.items() if _is_head(name, self.layout)}
         try:
-            load_state_dict(model, state, layout=self.layout)
+            with overflow_is_looked_for():  # below
+                load_state_dict(model, state, layout=self.layout)
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from error
         for name, parameter in model.named_parameters():
@@ -102,7 +141,13 @@ class Pretrained:
 
 
 def load_pretrained(
-    path: str | Path, *, dtype: str | None = None, device: str = "cpu", ops: str = "auto", **overrides: Any
+    path: str | Path,
+    *,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str = "cpu",
+    ops: str = "auto",
+    **overrides: Any,
 ) -> FocalNet:
     """Build a network from weights of any kind, without PyTorch.
 
@@ -110,19 +155,20 @@ def load_pretrained(
         path: a folder of Hugging Face or timm (config.json and model.safetensors or pytorch_model.bin); a .safetensors,
             .pth or .bin file with official, Hugging Face's, timm's or Edifice's names; a checkpoint of this package, or
             the folder of a run.
+        seed: of a classifier that the weights do not have.
         dtype: of the network; that of the weights where not given. Halves are widened.
         device, ops: as in FocalNet.
         overrides: fields of FocalNetConfig that the weights do not show, or that are to differ: with another
             num_classes the classifier is new, with 0 there is none.
     Raises:
-        InputError: the file cannot be read or is not a FocalNet's; or its configuration has to be given: which fields.
+        InputError: the file cannot be read, or is not a FocalNet's; or fields have to be given, which are named.
     Warns:
         UserWarning: where implementations disagree about these weights.
     """
     pretrained = open_pretrained(path, **overrides)
     for warning in pretrained.warnings:
         warnings.warn(warning, stacklevel=2)
-    return pretrained.build(dtype=dtype, device=device, ops=ops)
+    return pretrained.build(seed=seed, dtype=dtype, device=device, ops=ops)
 
 
 def open_pretrained(path: str | Path, **overrides: Any) -> Pretrained:
@@ -138,6 +184,8 @@ def open_pretrained(path: str | Path, **overrides: Any) -> Pretrained:
         if header is not None:
             return _own_checkpoint(path, found, header, overrides)
         return _foreign_weights(path, _plain_names(found), description, overrides)
+    except UnseenFieldsError as error:
+        raise UnseenFieldsError(f"{path}: {error}", list(error.fields)) from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -146,23 +194,28 @@ def find_weights(path: Path) -> Path:
     """Give the file of weights: of a folder the first of the usual names, of a run its best checkpoint.
 
     Raises:
-        InputError: there is none, or it is in several parts.
+        InputError: there is none, it is in several parts, or it is no regular file.
     """
-    if not path.exists():
-        raise InputError(f"there is no checkpoint {path}")
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long
+        raise cannot_read(path, error) from error
+    if not there:
+        raise InputError(f"there is no checkpoint {path}; weights are not fetched here: give a file or a folder")
     if not path.is_dir():
+        check_regular(path)
         return path
-    found = [path / name for name in WEIGHTS_FILES if (path / name).is_file()]
+    found = [path / name for name in (*HF_FILES, *RUN_FILES) if (path / name).is_file()]
     if found:
         return found[0]
     if any(path.glob(f"*{SHARDS_SUFFIX}")):
         raise InputError(f'{path} holds weights in parts; save them whole: save_pretrained(max_shard_size="99GB")')
-    raise InputError(f"{path} holds no weights; give a file, or a folder with one of {', '.join(WEIGHTS_FILES)}")
+    raise InputError(f"{path} holds no weights; give a file, or a folder with one of {', '.join(HF_FILES + RUN_FILES)}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Description | None, dict[str, str]]:
     """Open a file: what it holds by name, what it or its folder says about that, and a safetensors file's metadata."""
-    beside = read_folder(path.parent) if path.name in WEIGHTS_FILES[:2] else None
+    beside = read_folder(path.parent) if path.name in HF_FILES else None
     try:
         with path.open("rb") as file:
             sign = file.read(16)
@@ -171,13 +224,14 @@ def _read(path: Path) -> tuple[dict[str, Any], Description | None, dict[str, str
     if sign.startswith(OLD_TORCH_SIGN):
         raise InputError(f"{path} was written by PyTorch before 1.6; load it in PyTorch and save it again")
     if not sign.startswith(ZIP_SIGN):
+        if path.suffix in TORCH_SUFFIXES:
+            raise InputError(f"{path} is no file of PyTorch 1.6 or newer: it is no zip archive; is it complete?")
         tensors, metadata = read_safetensors(path)
         return tensors, beside or _own_description(metadata.get(DESCRIPTION), path), metadata
     saved = read_torch(path)
     if not isinstance(saved, dict):
         raise InputError(f"{path} must hold weights by name, got a {type(saved).__name__}")
-    if beside is None and isinstance(saved.get("config"), dict):
-        beside = read_official(saved["config"], path)
+    beside = beside or read_official(saved.get("config"), path)
     state = next((saved[entry] for entry in STATE_ENTRIES if isinstance(saved.get(entry), dict)), saved)
     return state, beside or _own_description(saved.get(DESCRIPTION), path), {}
 
@@ -195,17 +249,16 @@ def _own_description(text: Any, path: Path) -> Description | None:
             None if names is None else tuple(map(str, names)),
             None if preprocess is None else Preprocess.from_dict(preprocess),
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: its {DESCRIPTION} is damaged: {error!r}") from error
+    except (KeyError, TypeError, RecursionError, ValueError) as error:  # an InputError is a ValueError
+        raise InputError(f"{path}: its {DESCRIPTION} is damaged: {one_line(str(error))}") from error
 
 
 def _plain_names(found: Mapping[Any, Any]) -> dict[str, StoredTensor]:
     """Take the prefix of a parallel network away, and give Hugging Face's bare model the prefix that others have."""
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, StoredTensor):
-            raise InputError(f"{name!r:.60} is no tensor of floating-point numbers; is this a file of weights?")
-        if not name.isprintable() or len(name) > MAX_NAME:
-            raise InputError(f"{name!r:.60} is no name of a weight; the file is damaged")
+            raise InputError(f"{shown(name)} is no tensor of floating-point numbers; is this a file of weights?")
+    _check_names(found)
     if found and all(name.startswith(PARALLEL_PREFIX) for name in found):
         found = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in found.items()}
     if any(HF_PREFIX + name == STEMS["hf"] for name in found):
@@ -213,7 +266,18 @@ def _plain_names(found: Mapping[Any, Any]) -> dict[str, StoredTensor]:
     return dict(found)
 
 
-STEMS = {layout: f"{TABLE[0].name(layout)}{'/kernel' if layout == 'edifice' else '.weight'}" for layout in LAYOUTS[1:]}
+def _check_names(names: Iterable[str]) -> None:
+    """Refuse names that no weight has and no message should hold."""
+    for name in names:
+        if not name.isprintable() or len(name) > MAX_NAME:
+            raise InputError(f"{shown(name)} is no name of a weight; the file is damaged")
+
+
+STEMS = {
+    layout: f"{TABLE[0].name(layout)}{'/kernel' if layout == 'edifice' else '.weight'}"
+    for layout in LAYOUTS
+    if layout != OWN_LAYOUT
+}
 """The one weight by which each layout is known."""
 
 
@@ -229,40 +293,60 @@ def _foreign_weights(
     if left_out := [name for name in tensors if layout == "hf" and name.startswith(PRETRAINING_PARTS)]:
         inferred.append(f"left out, of masked image modelling: {', '.join(left_out)}")
         tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
-    places = {name: find_place(name, layout) for name in tensors}
-    if unknown := [name for name, place in places.items() if place is None]:
-        raise InputError(mismatch([f"unexpected {name}" for name in sorted(unknown)], layout))
-    shapes = {place.own_name: tensors[name].shape for name, place in places.items() if place is not None}
+    shapes = _own_shapes(tensors, layout)
     use_postln = any("_post." in name for name in tensors) if layout == "timm" else None
     found = resolve(layout, shapes, description, overrides, use_postln)
     classes = shapes["head.bias"][0] if "head.bias" in shapes else 0
-    names = None if description is None else description.class_names
-    warnings = [*found.warnings]
-    if names is not None and len(names) != classes:
-        warnings += [f"there are {len(names)} class names for {classes} classes; they are left out"] * (classes > 0)
-        names = None
-    channels = found.config.in_chans
-    preprocess = None if description is None else description.preprocess
-    if preprocess is None or len(preprocess.standardize.mean) != channels:
-        preprocess = Preprocess.usual(layout, found.config.image_hw[0], channels)
+    names, notes = _class_names(description, classes)
+    preprocess, assumed = _preprocess(description, layout, found.config)
+    if assumed:
         inferred.append(f"images are prepared as usual: {preprocess.describe()}")
-    if "image_size" in overrides:
-        preprocess = preprocess.at_size(found.config.image_hw[0])
-    return _with_classifier(
-        Pretrained(
-            path=path,
-            layout=layout,
-            config=found.config,
-            tensors=tensors,
-            dtype=_dtype(tensors),
-            class_names=names,
-            preprocess=preprocess,
-            meta={},
-            inferred=(*inferred, *found.inferred),
-            warnings=tuple(warnings),
-        ),
-        classes,
-    )
+    return Pretrained(
+        path=path,
+        layout=layout,
+        config=found.config,
+        tensors=tensors,
+        dtype=_dtype(tensors),
+        class_names=names,
+        preprocess=preprocess,
+        preprocess_is_assumed=assumed,
+        meta={},
+        inferred=(*inferred, *found.inferred),
+        warnings=(*found.warnings, *notes),
+    ).adapted(classes, overrides)
+
+
+def _own_shapes(tensors: Mapping[str, StoredTensor], layout: str) -> dict[str, tuple[int, ...]]:
+    """Give the stored shapes by our names."""
+    places = {name: find_place(name, layout) for name in tensors}
+    problems = [f"unexpected {name}" for name, place in places.items() if place is None]
+    known = {name: place for name, place in places.items() if place is not None}
+    for name, place in known.items():
+        axes = stored_ndim(place, layout)
+        if len(tensors[name].shape) != axes:
+            problems.append(f"{name} is {tensors[name].shape}, not of {axes} axes")
+    if problems:
+        raise InputError(mismatch(sorted(problems), layout))
+    return {place.own_name: tensors[name].shape for name, place in known.items()}
+
+
+def _class_names(description: Description | None, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Give the class names where there is one for each class; else none, and a warning if that is a surprise."""
+    names = None if description is None else description.class_names
+    if description is None or names is None or len(names) == classes:
+        return names, ()
+    if not classes:
+        return None, ()
+    stands_for = f"{description.source} names {len(names)} classes (transformers takes a missing id2label for 2)"
+    return None, (f"{stands_for}, but the weights have {classes}; the names are left out",)
+
+
+def _preprocess(description: Description | None, layout: str, config: FocalNetConfig) -> tuple[Preprocess, bool]:
+    """Give what is said about images, or what is usual; and whether it is the latter."""
+    said = None if description is None else description.preprocess
+    if said is not None and len(said.standardize.mean) == config.in_chans:
+        return said, False
+    return Preprocess.usual(layout, config.image_hw[0], config.in_chans), True
 
 
 def _own_checkpoint(
@@ -274,44 +358,29 @@ def _own_checkpoint(
         raise InputError("the checkpoint does not describe a FocalNet")
     config = FocalNetConfig.from_dict(description["config"])
     tensors = {name.removeprefix(MODEL): tensor for name, tensor in found.items() if name.startswith(MODEL)}
-    classes, config = config.num_classes, FocalNetConfig.from_dict({**config.to_dict(), **overrides})
-    names, size = meta.get("class_names"), config.image_hw[0]
+    _check_names(tensors)
+    classes, names = config.num_classes, meta.get("class_names")
     if names is not None and not (isinstance(names, list) and len(names) == classes):
         raise InputError(f"expected a class name for each of {classes} classes in the checkpoint")
     preprocess = None
     if "preprocess" in meta:
         preprocess = Preprocess.from_dict(meta["preprocess"])
     elif "standardize" in meta:  # by minifocal train, which has images of the size that it trains on
+        size = config.image_hw[0]
         preprocess = Preprocess(size, size, Standardize.from_dict(meta["standardize"]))
-    return _with_classifier(
-        Pretrained(
-            path=path,
-            layout="minifocal",
-            config=config,
-            tensors=tensors,
-            dtype=_dtype(tensors),
-            class_names=None if names is None else tuple(map(str, names)),
-            preprocess=preprocess,
-            meta=meta,
-            inferred=("layout minifocal: a checkpoint of this package, which describes itself",),
-            warnings=(),
-        ),
-        classes,
-    )
-
-
-def _with_classifier(pretrained: Pretrained, classes: int) -> Pretrained:
-    """Leave the classifier out where another number of classes is wanted than the weights have."""
-    wanted = pretrained.config.num_classes
-    if wanted == classes:
-        return pretrained
-    change = f"the classifier of {classes} classes is left out" + (f"; one of {wanted} is new" if wanted else "")
-    return replace(
-        pretrained,
-        tensors={n: tensor for n, tensor in pretrained.tensors.items() if not _is_head(n, pretrained.layout)},
-        class_names=None,
-        inferred=(*pretrained.inferred, change),
-    )
+    return Pretrained(
+        path=path,
+        layout=OWN_LAYOUT,
+        config=FocalNetConfig.from_dict({**config.to_dict(), **overrides}),
+        tensors=tensors,
+        dtype=_dtype(tensors),
+        class_names=None if names is None else tuple(map(str, names)),
+        preprocess=preprocess,
+        preprocess_is_assumed=False,
+        meta=meta,
+        inferred=("layout minifocal: a checkpoint of this package, which describes itself",),
+        warnings=(),
+    ).adapted(classes, overrides)
 
 
 def _is_head(name: str, layout: str) -> bool:
@@ -319,10 +388,10 @@ def _is_head(name: str, layout: str) -> bool:
     return place is not None and place.row.kind == HEAD
 
 
-def _draw_head(model: FocalNet) -> None:
+def _draw_head(model: FocalNet, seed: int) -> None:
     """Start a new classifier as the official code does."""
     assert model.head is not None
-    init = get_initializer("official", 0, model.dtype)
+    init = get_initializer("official", seed, model.dtype)
     drawn = Linear(*model.head.weight.data.shape, init=init, ops=model.ops, kind="head")
     model.head.load_state_dict(drawn.state_dict())
 

@@ -1,13 +1,13 @@
 """The configuration of weights, put together from what is given, what they show, and what stands beside them.
 
 Where all of that leaves something open, a published variant of the same shapes settles it; where there is none, the
-user is asked by name.
+fields that are missing are asked for by name.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from minifocal.errors import InputError, is_real
+from minifocal.errors import InputError, is_real, shown
 from minifocal.interop.descriptions import LARGE_FL4, Description
 from minifocal.interop.infer import Shapes, hidden_fields, visible_fields
 from minifocal.models.config import FocalNetConfig
@@ -26,12 +26,25 @@ LARGE_FL4_WARNING = (
     "normalize_modulator is False as the file says, but the official focalnet_large_fl4 was trained with True, which "
     "Hugging Face's converter never sets; give normalize_modulator=True for the network as it was trained"
 )
-QUESTIONS = {
-    "use_postln": "use_postln=False (the official code's default, and right for weights older than November 2022)",
-    "normalize_modulator": "normalize_modulator=False (the official code's default)",
-    "use_conv_embed": "use_conv_embed=False (a stem of 7 x 7 pixels side by side) or True (overlapping)",
-    "focal_windows": "focal_windows=(3,) (Edifice's focal_kernel)",
+SUGGESTIONS: dict[str, tuple[Any, str]] = {
+    "use_postln": (False, "the official code's default, and right for weights older than November 2022"),
+    "normalize_modulator": (False, "the official code's default"),
+    "use_conv_embed": (False, "patches of 7 x 7 side by side; True where they overlap"),
+    "focal_windows": ((3,), "Edifice's default of focal_kernel"),
 }
+"""What the fields that weights do not show usually are, and why."""
+
+
+class UnseenFieldsError(InputError):
+    """The configuration of weights has to be completed by hand.
+
+    Attributes:
+        fields: that have to be given, each with its usual value.
+    """
+
+    def __init__(self, message: str, names: list[str]) -> None:
+        super().__init__(message)
+        self.fields = {name: SUGGESTIONS[name][0] for name in names}
 
 
 class Variant(NamedTuple):
@@ -39,7 +52,7 @@ class Variant(NamedTuple):
 
     name: str
     config: FocalNetConfig
-    note: str = ""
+    warning: str = ""  # for whoever loads it
 
 
 def published_variants() -> list[Variant]:
@@ -50,8 +63,8 @@ def published_variants() -> list[Variant]:
         Variant(
             "focalnet_base_iso",
             old_base_iso,
-            "as released: its weights are older than November 2022, when use_postln meant the LayerNorm inside the "
-            "modulation; they have that one, and no post-LN",
+            "these are the released weights of focalnet_base_iso, older than November 2022, when use_postln meant the "
+            "LayerNorm inside the modulation: they are loaded with that one, and without post-LN",
         ),
     ]
 
@@ -89,7 +102,8 @@ def resolve(
         overrides: fields that are given.
         use_postln: whether the names show post-LN; None where they do not.
     Raises:
-        InputError: the weights are no FocalNet's, or fields have to be given; the message names them.
+        InputError: the weights are no FocalNet's.
+        UnseenFieldsError: fields have to be given; the message names them.
     """
     beside = {} if description is None else description.fields
     visible = visible_fields(shapes, layout, {**beside, **overrides}.get("in_chans"))
@@ -103,8 +117,8 @@ def resolve(
         wrong = {name for name, value in said.items() if name in visible and not _agrees(name, value, visible)}
         warnings += [*description.notes]
         warnings += [
-            f"{description.source} says {name} is {_short(said[name])}, but the weights have {visible[name]!r}; "
-            "the weights are right"
+            f"{description.source} says {name} is {shown(said[name])}, but the weights have {visible[name]!r}, "
+            "which is used"
             for name in sorted(wrong)
         ]
         right = {name: value for name, value in said.items() if name not in wrong}
@@ -115,14 +129,17 @@ def resolve(
     hidden = hidden_fields({**fields, **overrides})
     if hidden and variant is not None and not (layout == "timm" and variant.name == LARGE_FL4):
         taken = {name: getattr(variant.config, name) for name in hidden}
-        inferred.append(f"taken for {variant.name}{variant.note and ', '}{variant.note}: {_listed(taken)}")
+        inferred.append(f"assumed, as in the published {variant.name}: {_listed(taken)}")
         fields |= taken
+        if variant.warning:
+            warnings.append(variant.warning)
     elif hidden:
-        raise InputError(_question(hidden, visible, variant))
+        raise UnseenFieldsError(_question(hidden, variant), hidden)
     if variant is not None:
         fields.setdefault("drop_path_rate", variant.config.drop_path_rate)
-        if layout == "hf" and variant.name == LARGE_FL4 and "normalize_modulator" not in overrides:
-            warnings += [] if fields["normalize_modulator"] else [LARGE_FL4_WARNING]
+        follows_hf = layout == "hf" and "normalize_modulator" not in overrides
+        if follows_hf and variant.name == LARGE_FL4 and not fields["normalize_modulator"]:
+            warnings.append(LARGE_FL4_WARNING)
     if overrides:
         inferred.append(f"given: {_listed(overrides)}")
     return Resolution(FocalNetConfig.from_dict({**fields, **overrides}), tuple(inferred), tuple(warnings))
@@ -134,26 +151,21 @@ def _agrees(name: str, value: Any, visible: Mapping[str, Any]) -> bool:
     if name == "focal_windows" and isinstance(value, tuple) and len(value) == len(seen):
         pairs = zip(value, seen, visible["focal_levels"], strict=True)
         return all(window == found for window, found, levels in pairs if levels)
-    if name == "mlp_ratio" and is_real(value):
+    if name == "mlp_ratio" and is_real(value) and value < 1e6:
         dims = [visible["embed_dim"] * 2**stage for stage in range(len(visible["depths"]))]
         return [int(dim * value) for dim in dims] == [int(dim * seen) for dim in dims]
     return bool(value == seen)
 
 
-def _question(hidden: list[str], visible: Mapping[str, Any], variant: Variant | None) -> str:
+def _question(hidden: list[str], variant: Variant | None) -> str:
     if variant is not None and variant.name == LARGE_FL4:
         return (
             "these are the weights of focalnet_large_fl4, with which timm computes another function than was trained; "
             "give normalize_modulator=True for the network as it was trained, or False for timm's numbers"
         )
-    asked = ", ".join(QUESTIONS[name] for name in hidden)
-    return f"names and shapes do not show {' and '.join(hidden)}, and no published variant fits; give {asked}"
+    usual = ", ".join(f"{name}={SUGGESTIONS[name][0]} ({SUGGESTIONS[name][1]})" for name in hidden)
+    return f"names and shapes do not show {' and '.join(hidden)}, and no published variant fits; give {usual}"
 
 
 def _listed(fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in fields.items()) or "nothing"
-
-
-def _short(value: Any) -> str:
-    """Give a value of a file as part of a line: quoted where it is text, and cut."""
-    return repr(value)[:60]
+    return ", ".join(f"{name} {shown(value)}" for name, value in fields.items()) or "nothing"

@@ -5,16 +5,12 @@ where its bytes lie), and the bytes. The `safetensors` library checks the header
 """
 
 import json
-import math
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from minifocal.errors import InputError
-from minifocal.files import atomic_path, cannot_read, saving
-from minifocal.interop.tensors import ITEM_BYTES, StoredTensor
+from minifocal.errors import InputError, one_line
+from minifocal.files import cannot_read
+from minifocal.interop.tensors import StoredTensor
 
 METADATA = "__metadata__"
 
@@ -37,7 +33,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
     except OSError as error:
         raise cannot_read(path, error) from error
     except (SafetensorError, struct.error, ValueError) as error:
-        raise InputError(f"{path} is no safetensors file, or it is cut short or damaged: {error}") from error
+        raise InputError(
+            f"{path} is no safetensors file, or it is cut short or damaged: {one_line(str(error))[:200]}"
+        ) from error
     header.pop(METADATA, None)
     try:
         return {name: _locate(path, entry, 8 + length, size) for name, entry in header.items()}, metadata
@@ -47,24 +45,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
 
 def _locate(path: Path, entry: dict, start: int, size: int) -> StoredTensor:
     begin, end = entry["data_offsets"]
-    tensor = StoredTensor.locate(path, entry["dtype"], tuple(entry["shape"]), start + begin)
-    # The library has checked this of the header that it read; here it is seen to hold for the one read above.
-    if not 0 <= begin <= end <= size - start or math.prod(tensor.shape) * ITEM_BYTES[tensor.kind] != end - begin:
-        raise InputError("a tensor's bytes do not fit its shape and the file; the file is damaged")
-    return tensor
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a file wholly or not at all; make its folder first.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    try:
-        with saving(path), atomic_path(path) as partial:
-            save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial, metadata)
-    except SafetensorError as error:  # how the library passes on what the operating system said
-        raise InputError(f"cannot write {path}: {error}; choose another folder") from error
+    # The library has checked the header that it read; that the one read above is as good is seen here.
+    if not 0 <= begin <= end <= size - start:
+        raise InputError("a tensor lies outside of the file; the file is damaged")
+    return StoredTensor.locate(path, entry["dtype"], entry["shape"], offset=start + begin, available=end - begin)

@@ -1,19 +1,25 @@
 """Tensors that still lie in a file: known by name, shape and type, mapped into memory when they are asked for."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, is_integer, shown
 from minifocal.files import cannot_read
 
-STORED_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+STORED_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 """The floating-point types of weights files, as safetensors names them, and how their bytes are read."""
 
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+MAX_AXES = 8
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,6 @@ class StoredTensor:
         offset: where its first element begins, in bytes from the start of the file.
         strides: steps between elements along each axis, in elements.
         dtype: what `read` gives; halves are widened to "float32" unless `astype` says otherwise.
-    Raises:
-        InputError: the file holds fewer bytes than that, or the strides show an element more than once.
     """
 
     path: Path
@@ -40,13 +44,35 @@ class StoredTensor:
 
     @classmethod
     def locate(
-        cls, path: Path, kind: str, shape: tuple[int, ...], offset: int, strides: tuple[int, ...] | None = None
+        cls,
+        path: Path,
+        kind: str,
+        shape: Sequence[int],
+        strides: Sequence[int] | None = None,
+        *,
+        offset: int,
+        available: int,
     ) -> "StoredTensor":
-        """Describe a tensor; without strides it lies in the order of its elements."""
+        """Describe a tensor that begins at `offset` and may use the `available` bytes from there on.
+
+        Without strides it lies in the order of its elements.
+
+        Raises:
+            InputError: it is of another type, has a shape that is none, does not lie within those bytes, or has more
+                elements than they can hold.
+        """
         if kind not in STORED_DTYPES:
-            raise InputError(f"refused a tensor of type {kind[:20]!r}; weights are {', '.join(STORED_DTYPES)}")
+            raise InputError(f"refused a tensor of type {shown(kind)}; weights are {', '.join(STORED_DTYPES)}")
         strides = _contiguous(shape) if strides is None else strides
-        return cls(path, kind, shape, offset, strides, "float64" if kind == "F64" else "float32")
+        sizes = [*shape, *strides]
+        if len(shape) != len(strides) or len(shape) > MAX_AXES or not all(is_integer(n) and n >= 0 for n in sizes):
+            raise InputError(f"a tensor has shape {shown(shape)} and strides {shown(strides)}; the file is damaged")
+        tensor = cls(path, kind, tuple(shape), offset, tuple(strides), "float64" if kind == "F64" else "float32")
+        room = available // STORED_DTYPES[kind].itemsize
+        if 0 in shape or tensor.extent > room or math.prod(shape) > room:
+            where = f"shape {shown(shape)} and strides {shown(strides)} does not lie in its {room} elements"
+            raise InputError(f"a tensor of {where}; the file is damaged")
+        return tensor
 
     @property
     def extent(self) -> int:
@@ -56,7 +82,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the values, as they are stored."""
-        return math.prod(self.shape) * ITEM_BYTES[self.kind]
+        return math.prod(self.shape) * STORED_DTYPES[self.kind].itemsize
 
     def astype(self, dtype: str) -> "StoredTensor":
         """Give the same tensor, to be read as another type."""
@@ -74,11 +100,10 @@ class StoredTensor:
             raise cannot_read(self.path, error) from error
         except ValueError as error:
             raise InputError(f"{self.path} has changed while it was read; read it again") from error
-        values = np.asarray(flat)
+        strides = tuple(stride * flat.itemsize for stride in self.strides)
+        values = np.lib.stride_tricks.as_strided(np.asarray(flat), self.shape, strides, writeable=False)
         if self.kind == "BF16":  # the upper half of a float32
-            values = (values.astype("<u4") << 16).view("<f4")
-        strides = tuple(stride * values.itemsize for stride in self.strides)
-        values = np.lib.stride_tricks.as_strided(values, self.shape, strides, writeable=False)
+            values = (values.astype("<u4", order="C") << 16).view("<f4")
         return values.astype(self.dtype, copy=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -86,5 +111,5 @@ class StoredTensor:
         return self.read() if dtype is None else self.read().astype(dtype)
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from minifocal.errors import InputError, is_integer
+from minifocal.errors import InputError, is_integer, one_line, shown
 from minifocal.files import atomic_writer, cannot_read, saving
-from minifocal.interop.tensors import ITEM_BYTES, StoredTensor
+from minifocal.interop.tensors import STORED_DTYPES, StoredTensor
 from minifocal.safe_pickle import run_pickle
 
 MAX_PICKLE_BYTES = 2**20  # that of a training checkpoint of the largest variant has a quarter of it
-MAX_AXES = 8
 LOCAL_HEADER_BYTES = 30  # of a zip member, before its name; the lengths of name and extra field stand at 26 and 28
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 PICKLE, STORAGES, BYTE_ORDER = "data.pkl", "data", "byteorder"
 
 
@@ -39,7 +39,7 @@ class Storage:
 
     kind: str
     offset: int  # in the file, in bytes
-    count: int  # of elements
+    nbytes: int
 
 
 FLOATING = {"DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
@@ -49,7 +49,7 @@ OTHER = {"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1,
 def read_torch(path: Path) -> Any:
     """Give the object that `torch.save` wrote: dicts, lists, numbers and text, with a StoredTensor for each tensor.
 
-    Tensors of integers, which a training checkpoint may hold beside its weights, come as None.
+    Tensors of integers or without elements, which a training checkpoint may hold beside its weights, come as None.
 
     Raises:
         InputError: the file cannot be read, is no such archive, is damaged, or names anything that weights do not need.
@@ -59,16 +59,18 @@ def read_torch(path: Path) -> Any:
             reader = _Archive(path, archive, raw)
             return run_pickle(reader.pickle(), reader.names(), reader.load_storage)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        remedy = "; where you trust the file, save its weights alone: torch.save(model.state_dict(), path)"
+        refused = str(error).startswith("refused a pickle that names")
+        raise InputError(f"{path}: {error}{remedy if refused else ''}") from error
     except zipfile.BadZipFile as error:
         raise InputError(
-            f"{path} is no file of PyTorch 1.6 or newer, or it is cut short ({error}); "
+            f"{path} is no file of PyTorch 1.6 or newer, or it is cut short ({one_line(str(error))}); "
             "load an older one in PyTorch and save it again"
         ) from error
     except OSError as error:
         raise cannot_read(path, error) from error
-    except (NotImplementedError, RuntimeError, struct.error) as error:
-        raise InputError(f"{path} is no archive that PyTorch writes: {error}") from error
+    except (NotImplementedError, OverflowError, RuntimeError, ValueError, struct.error) as error:
+        raise InputError(f"{path} is no archive that PyTorch writes: {one_line(str(error))}") from error
 
 
 class _Archive:
@@ -98,6 +100,7 @@ class _Archive:
             # The configuration in a training checkpoint of the official code, and the set among its attributes.
             "yacs.config.CfgNode": _empty_dict,
             "__builtin__.set": _dropped_set,
+            "argparse.Namespace": _empty_dict,  # the options in a training checkpoint of timm
         }
 
     def load_storage(self, identifier: Any) -> Storage | None:
@@ -112,30 +115,30 @@ class _Archive:
     def _storage(self, kind: str, key: str, count: Any) -> Storage | None:
         name = f"{self.folder}{STORAGES}/{key}"
         if name not in self.members:
-            raise InputError(f"storage {key[:20]!r} is missing; the file is damaged")
+            raise InputError(f"storage {shown(key)} is missing; the file is damaged")
         offset, size = self._locate(name)
-        item_bytes = ITEM_BYTES[kind] if kind in ITEM_BYTES else OTHER[kind]
+        item_bytes = STORED_DTYPES[kind].itemsize if kind in STORED_DTYPES else OTHER[kind]
         if not is_integer(count) or count * item_bytes != size:
-            text = f"claims {_short(count)} elements of {item_bytes} bytes and has {size} bytes"
-            raise InputError(f"storage {key[:20]!r} {text}; the file is damaged")
-        return Storage(kind, offset, count) if kind in ITEM_BYTES else None
+            text = f"claims {shown(count)} elements of {item_bytes} bytes and has {size} bytes"
+            raise InputError(f"storage {shown(key)} {text}; the file is damaged")
+        return Storage(kind, offset, size) if kind in STORED_DTYPES else None
 
     def _locate(self, name: str) -> tuple[int, int]:
         """Give where the bytes of a member begin and how many they are."""
         member = self.members[name]
         if member.compress_type != zipfile.ZIP_STORED:
-            raise InputError(f"{name[:80]!r} is compressed, which PyTorch never does; save it again in PyTorch")
+            raise InputError(f"{shown(name)} is compressed, which PyTorch never does; save it again in PyTorch")
         self.raw.seek(member.header_offset)
         header = self.raw.read(LOCAL_HEADER_BYTES)
         offset = member.header_offset + LOCAL_HEADER_BYTES + sum(struct.unpack_from("<HH", header, 26))
         if offset + member.file_size > self.path.stat().st_size:
-            raise InputError(f"{name[:80]!r} claims {member.file_size} bytes, more than the file has; it is damaged")
+            raise InputError(f"{shown(name)} claims {member.file_size} bytes, more than the file has; it is damaged")
         return offset, member.file_size
 
     def _read(self, name: str, limit: int) -> bytes:
         offset, size = self._locate(name)
         if size > limit:
-            raise InputError(f"{name[:80]!r} has {size} bytes, expected at most {limit}; is this a file of weights?")
+            raise InputError(f"{shown(name)} has {size} bytes, expected at most {limit}; is this a file of weights?")
         self.raw.seek(offset)
         return self.raw.read(size)
 
@@ -145,15 +148,19 @@ class _Archive:
         """Stand in for PyTorch's function that makes a tensor of a part of a storage."""
         if storage is None:
             return None
-        numbers = (start, *shape, *strides)
-        if not all(is_integer(number) and number >= 0 for number in numbers) or len(shape) > MAX_AXES:
-            raise InputError("a tensor has a shape that is none; the file is damaged")
-        offset = storage.offset + start * ITEM_BYTES[storage.kind]
-        tensor = StoredTensor.locate(self.path, storage.kind, shape, offset, strides)
-        if 0 in shape or start + tensor.extent > storage.count or math.prod(shape) > storage.count:
-            text = f"shape {_short(shape)}, start {_short(start)} and strides {_short(strides)}"
-            raise InputError(f"a tensor of {text} does not lie in its storage of {storage.count}; the file is damaged")
-        return tensor
+        if isinstance(shape, tuple) and 0 in shape:
+            return None
+        if not is_integer(start) or start < 0:
+            raise InputError(f"a tensor begins at element {shown(start)} of its storage; the file is damaged")
+        skipped = start * STORED_DTYPES[storage.kind].itemsize
+        return StoredTensor.locate(
+            self.path,
+            storage.kind,
+            shape,
+            strides,
+            offset=storage.offset + skipped,
+            available=storage.nbytes - skipped,
+        )
 
 
 def _empty_dict() -> dict:
@@ -162,14 +169,6 @@ def _empty_dict() -> dict:
 
 def _dropped_set(items: list) -> None:
     return None
-
-
-def _short(value: Any) -> str:
-    """Give a number of the file as text: it may have more digits than Python is ready to print."""
-    try:
-        return str(value)[:60]
-    except ValueError:
-        return "enormous"
 
 
 def write_torch(path: Path, tensors: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
@@ -184,7 +183,7 @@ def write_torch(path: Path, tensors: Mapping[str, np.ndarray], text: Mapping[str
     Raises:
         InputError: it cannot be written.
     """
-    folder = path.stem
+    folder = "archive"
     with saving(path), atomic_writer(path) as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(f"{folder}/{PICKLE}", _pickle(tensors, text))
         archive.writestr(f"{folder}/{BYTE_ORDER}", "little")

@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from minifocal.arrays import float32_linspace
-from minifocal.errors import InputError, check_integer, check_option_names, is_integer, is_real
+from minifocal.errors import InputError, check_integer, check_option_names, is_integer, is_real, shown
 from minifocal.layers.mlp import ACTIVATIONS
 
 FOCAL, SIGMOID_GATE, BOX_MEAN = "focal", "sigmoid_gate", "box_mean"
 MODULATION_NAMES = (FOCAL, SIGMOID_GATE, BOX_MEAN)
 PAD_MODES = ("floor", "pad")
+# Beyond these nothing could be built; a configuration from a file must not make it tried.
+MAX_SIZE, MAX_STAGES, MAX_BLOCKS, MAX_LEVELS = 2**31, 20, 10_000, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ class FocalNetConfig:
         """Read what `to_json` wrote. Raises InputError as from_dict does, and where the text is no JSON object."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of a number with too many digits
             raise InputError(f"a network's configuration must be JSON: {error}") from error
         if not isinstance(values, dict):
             raise InputError(f"a network's configuration must be a JSON object, got {type(values).__name__}")
@@ -139,21 +141,21 @@ class FocalNetConfig:
             ("num_classes", 0),
             ("focal_factor", 0),
         ):
-            check_integer(name, getattr(self, name), least)
+            check_integer(name, getattr(self, name), least, MAX_SIZE)
         for field in fields(self):
             if field.type is bool:
                 self._check(field.name, isinstance(getattr(self, field.name), bool), "True or False")
             elif field.type is float:
                 self._check(field.name, is_real(getattr(self, field.name)), "a finite number")
-        self._check("mlp_ratio", int(self.embed_dim * self.mlp_ratio) >= 1, "at least 1/embed_dim")
-        self._check("ln_eps", self.ln_eps > 0, "above 0")
+        self._check("mlp_ratio", 1 <= self.embed_dim * self.mlp_ratio < MAX_SIZE, "at least 1/embed_dim")
+        self._check("ln_eps", 0 < self.ln_eps <= 1, "above 0 and at most 1")
         for name in ("drop_rate", "drop_path_rate"):
             rate = getattr(self, name)
-            self._check(name, rate >= 0 and float32_linspace(rate, 2)[1] < 1, "in [0, 1)")
+            self._check(name, 0 <= rate < 1 and float32_linspace(rate, 2)[1] < 1, "in [0, 1)")
         for name, choices in (("mlp_act", tuple(ACTIVATIONS)), ("pad_mode", PAD_MODES)):
             self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
-        sizes = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
-        whole = len(sizes) <= 2 and all(is_integer(n) and n >= 1 for n in sizes)
+        sizes = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,) * 2
+        whole = len(sizes) == 2 and all(is_integer(n) and 1 <= n <= MAX_SIZE for n in sizes)
         self._check("image_size", whole, "one or two integers of at least 1")
         if not self.use_conv_embed and min(self.image_hw) < self.patch_size and self.pad_mode == "floor":
             raise InputError(
@@ -163,11 +165,14 @@ class FocalNetConfig:
 
     def _check_stages(self) -> None:
         stages = len(self.depths)
-        self._check("depths", stages > 0, "at least one stage")
+        self._check("depths", 0 < stages <= MAX_STAGES, f"at least one stage and at most {MAX_STAGES}")
         self._check("depths", min(self.depths) >= 1, "at least one block in every stage")
         for name, least in (("focal_levels", 0), ("focal_windows", 1)):
             self._check(name, len(getattr(self, name)) == stages, f"one value for each of {stages} stages")
             self._check(name, min(getattr(self, name)) >= least, f"at least {least} in every stage")
+        for name, most in (("depths", MAX_BLOCKS), ("focal_levels", MAX_LEVELS), ("focal_windows", MAX_SIZE)):
+            self._check(name, max(getattr(self, name)) <= most, f"at most {most} in every stage")
+        self._check("embed_dim", self.dims[-1] < MAX_SIZE, f"such that the last stage has less than {MAX_SIZE}")
 
     def _check_modulation(self) -> None:
         known = self.modulation in MODULATION_NAMES
@@ -187,7 +192,7 @@ class FocalNetConfig:
 
     def _check(self, name: str, good: bool, expected: str) -> None:
         if not good:
-            raise InputError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+            raise InputError(f"{name} must be {expected}, got {shown(getattr(self, name))}")
 
 
 def check_divisible(config: FocalNetConfig, image_hw: tuple[int, int]) -> None:
@@ -206,5 +211,5 @@ def check_divisible(config: FocalNetConfig, image_hw: tuple[int, int]) -> None:
 
 def _integers(name: str, values: Any) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or not all(map(is_integer, values)):
-        raise InputError(f"{name} must be a tuple of integers, got {values!r}")
+        raise InputError(f"{name} must be a tuple of integers, got {shown(values)}")
     return tuple(int(value) for value in values)

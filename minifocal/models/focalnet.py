@@ -96,7 +96,7 @@ class FocalNet(Layer):
             raise InputError(
                 f"config must be a FocalNetConfig, got {type(config).__name__}; see FocalNetConfig.from_dict"
             )
-        self.dtype = dtype
+        self.dtype = str(dtype)
         initializer = get_initializer(init, seed, dtype)
         self.patch_embed = _stem(config, initializer, self.ops)
         self.dropout = Dropout(config.drop_rate, ops=self.ops)

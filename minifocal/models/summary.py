@@ -70,7 +70,7 @@ def summarize(model: "FocalNet", image_size: int | tuple[int, int] | None = None
         image_size = (image_size, image_size)
     hw = image_size or model.config.image_hw
     for pixels in hw:
-        check_integer("image_size", pixels, at_least=1)
+        check_integer("image_size", pixels, at_least=1, at_most=2**15)
     images = to_device(full((1, model.config.in_chans, *hw), 0.0, model.dtype), model.device)
     logits, cache = model.forward(images)
     sizes = {name: parameter.data.size for name, parameter in model.named_parameters()}

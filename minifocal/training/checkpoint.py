@@ -11,7 +11,7 @@ from typing import Any
 
 from minifocal.arrays import Array, as_numpy
 from minifocal.errors import InputError
-from minifocal.files import write_bytes
+from minifocal.files import write_safetensors
 from minifocal.layers.base import Layer
 from minifocal.training.optim import Optimizer
 
@@ -66,14 +66,12 @@ def save_checkpoint(path: str | Path, model: Layer, optimizer: Optimizer | None 
     Raises:
         InputError: the folder cannot be written to.
     """
-    from safetensors.numpy import save
-
     arrays = {MODEL + name: as_numpy(array) for name, array in model.state_dict().items()}
     if optimizer is not None:
         arrays |= {OPTIMIZER + name: as_numpy(array) for name, array in optimizer.state_dict().items()}
     steps = optimizer.steps if optimizer is not None else 0
     header = {"format": FORMAT, "description": model.describe(), "steps": steps, "meta": meta}
-    write_bytes(Path(path), save(arrays, metadata={METADATA: json.dumps(header)}))
+    write_safetensors(Path(path), arrays, {METADATA: json.dumps(header)})
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -105,10 +103,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    """Read what stands beside the arrays of a checkpoint: "description", "steps" and "meta".
+    """Read the header of a checkpoint: "description", "steps" and "meta".
 
+    Args:
+        metadata: of the safetensors file. path: to name it in an error.
     Raises:
-        InputError: it is none that this version wrote.
+        InputError: this version did not write it.
     """
     try:
         header = json.loads(metadata[METADATA])
@@ -118,7 +118,9 @@ def read_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
             if not isinstance(header[name], kind):
                 raise TypeError(f"{name} is no {kind.__name__}")
         return {name: header[name] for name in ("description", "steps", "meta")}
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, RecursionError, ValueError) as error:
         raise InputError(f"{path} is no checkpoint that minifocal wrote, or it is damaged: {error}") from error
 
 

@@ -153,10 +153,10 @@ def test_an_image_that_is_none_is_named(capsys, tmp_path):
 
 
 def test_evaluating_on_data_of_other_classes_is_refused(capsys, tmp_path):
-    model = mf.FocalNet.build(image_size=16, num_layers=1, num_classes=2, hidden_size=4)
-    scale = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    model = mf.FocalNet.build(image_size=8, patch_size=2, in_channels=1, num_layers=1, num_classes=2, hidden_size=4)
+    scale = {"mean": [0.0], "std": [1.0]}
     mf.save_checkpoint(tmp_path / "a.safetensors", model, standardize=scale, class_names=["a", "b"])
-    assert "trained on the classes a, b, but digits has 0, 1" in refused(
+    assert "trained on the classes a, b, but the data has 0, 1" in refused(
         capsys, "evaluate", "a.safetensors", "--data", "digits"
     )
 

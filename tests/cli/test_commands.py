@@ -104,7 +104,7 @@ def test_train_and_predict_on_a_folder_of_images(image_folder, tmp_path, capsys)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["training"]["augmentation"] == {"crop": [12, 12], "shift": 4, "shift_fraction": 0.5, "flip": False}
     assert main(["predict", str(image_folder / "dark" / "0.png"), "--checkpoint", out]) == 0
-    assert "dark " in capsys.readouterr().out
+    assert "% dark" in capsys.readouterr().out
 
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch, capsys):
@@ -171,7 +171,7 @@ def test_predict_names_the_likeliest_classes_of_each_image(run_folder, tmp_path,
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     for path, line in zip(paths, lines, strict=True):
-        assert re.fullmatch(rf"{re.escape(path)}: \d \d+\.\d %, \d \d+\.\d %", line)
+        assert re.fullmatch(rf"{re.escape(path)}: \d+\.\d % \d; \d+\.\d % \d", line)
 
 
 def test_predict_inverts_dark_ink_on_light_paper(run_folder, tmp_path, capsys):
@@ -272,9 +272,9 @@ def test_evaluate_measures_the_data_that_the_run_was_trained_on(image_folder, tm
     monkeypatch.chdir(tmp_path / "elsewhere")
     asked = []
 
-    def remember(data, root=None, image_size=None, **prepared):
+    def remember(data, root=None, image_size=None):
         asked.append((Path(data).resolve(), image_size))
-        return load_splits(data, root, image_size, **prepared)
+        return load_splits(data, root, image_size)
 
     monkeypatch.setattr("minifocal.cli.evaluate.load_splits", remember)
     for data in ([], ["--data", "../pictures"]):

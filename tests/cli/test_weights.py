@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from published import CKPT_FILES
 
+import minifocal as mf
 from minifocal import interop
 from minifocal.cli import main
 
@@ -18,8 +19,9 @@ OFFICIAL = [str(CKPT_FILES["official"]), *SETTINGS]
 def refused(capsys, *arguments):
     assert main(list(arguments)) == 2
     message = capsys.readouterr().err
-    assert message.count("\n") == 1
-    return message
+    *notes, last = message.splitlines()
+    assert all(" images as usual: " in note for note in notes)
+    return last
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_convert_prints_what_it_inferred_and_what_it_changed(tmp_path, capsys):
         "given: use_postln False, normalize_modulator False",
         "wrote ",
         "10,492 numbers in float32, layout hf",
-        "only images whose sides divide by 8 give the same",
+        "results are equal only for images whose sides are multiples of 8 pixels",
         "→ focalnet.encoder.stages.{s}.layers.{b}.modulation.projection_in",
     ):
         assert part in out
@@ -80,6 +82,7 @@ def test_convert_writes_over_nothing(tmp_path, capsys):
 def test_what_the_weights_do_not_show_is_asked_for(capsys, tmp_path):
     message = refused(capsys, "convert", str(CKPT_FILES["official"]), str(tmp_path / "x"), "--layout", "hf")
     assert "give use_postln=False" in message
+    assert message.endswith("; here: --set use_postln=False --set normalize_modulator=False")
     assert "--set takes NAME=VALUE" in refused(capsys, "summary", str(CKPT_FILES["official"]), "--set", "use_postln")
     assert "unknown option postln" in refused(capsys, "summary", str(CKPT_FILES["official"]), "--set", "postln=1")
 
@@ -98,18 +101,18 @@ def test_predict_on_a_jpeg_prints_the_top_five_with_names(photos, tmp_path, caps
     options = ["--names", str(tmp_path / "names"), "--set", "image_size=32"]
     assert main(["predict", image, "--checkpoint", *OFFICIAL, *options]) == 0
     line = capsys.readouterr().out.strip()
-    assert re.fullmatch(rf"{re.escape(image)}: (name \d \d+\.\d %(, |$)){{5}}", line)
+    assert re.fullmatch(rf"{re.escape(image)}: (\d+\.\d % name \d(; |$)){{5}}", line)
     prepared = interop.Preprocess.usual("official", 32, 3).read(image, "float32")
     model = interop.load_pretrained(CKPT_FILES["hf"])
-    assert line.partition(": ")[2].startswith(f"name {model(prepared).argmax()} ")
+    assert line.partition(";")[0].endswith(f" % name {model(prepared).argmax()}")
 
 
 def test_predict_numbers_classes_without_names_and_takes_those_of_hugging_face(photos, tmp_path, capsys):
     image = str(photos / "n0003" / "0.jpg")
     assert main(["predict", image, "--checkpoint", *OFFICIAL, "--top", "1"]) == 0
-    assert re.search(r": class \d \d+\.\d %$", capsys.readouterr().out)
+    assert re.search(r": \d+\.\d % class \d$", capsys.readouterr().out)
     assert main(["predict", image, "--checkpoint", str(CKPT_FILES["hf"]), "--top", "1"]) == 0
-    assert re.search(r": LABEL_\d \d+\.\d %$", capsys.readouterr().out)
+    assert re.search(r": \d+\.\d % LABEL_\d$", capsys.readouterr().out)
 
 
 def test_predict_with_a_converted_checkpoint_knows_the_names(photos, tmp_path, capsys):
@@ -128,7 +131,9 @@ def test_predict_with_a_converted_checkpoint_knows_the_names(photos, tmp_path, c
         capsys.readouterr()
         assert main(["predict", image, "--checkpoint", str(tmp_path / name)]) == 0
         lines.append(capsys.readouterr().out)
-    assert lines == [lines[0]] * 5
+    first, hf, *others = lines
+    assert others == [first] * 3
+    assert re.search(r"% name \d; ", hf)  # of a crop that may lie a pixel aside
 
 
 def test_predict_needs_a_classifier(photos, tmp_path, capsys):
@@ -141,7 +146,8 @@ def test_predict_needs_a_classifier(photos, tmp_path, capsys):
     ("content", "message"),
     [
         ("one\ntwo\n", "expected a name for each of 10 classes, found 2"),
-        ('{"a": "b"}', "expected class numbers as keys"),
+        ('{"a": "b"}', "must name each class by its number, 0 to 0 without a gap"),
+        (json.dumps({str(label + 1): "x" for label in range(10)}), "0 to 9 without a gap"),
         ("3", "expected a name for each of 10 classes, found none"),
         ("[" * 10**5, "found 1"),
     ],
@@ -151,6 +157,35 @@ def test_a_file_of_other_names_is_refused(tmp_path, capsys, content, message):
     arguments = ["predict", "x.jpg", "--checkpoint", *OFFICIAL, "--names", str(tmp_path / "names")]
     assert message in refused(capsys, *arguments)
     assert "cannot read" in refused(capsys, *arguments[:-1], str(tmp_path / "nowhere"))
+    assert "no regular file" in refused(capsys, *arguments[:-1], "/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("path=x", "unknown option path"),
+        ("a b=1", "--set takes NAME=VALUE"),
+        ("depths={[]:1}", "depths must be a tuple of integers"),
+        ("ln_eps=" + "-" * 5000 + "1", "ln_eps must be a finite number"),
+        ("depths=1000000000,1", "at most 10000 in every stage"),
+        ("focal_levels=1000000000,1", "at most 100 in every stage"),
+        ("depths=9999,1", "61 tensors are too few for depths (9999, 1)"),
+        ("num_classes=10000000000000000000", "num_classes must be at most 2147483648"),
+        ("image_size=[]", "image_size must be one or two integers"),
+    ],
+)
+def test_an_odd_setting_is_refused(capsys, setting, message):
+    assert message in refused(capsys, "summary", *OFFICIAL, "--set", setting)
+
+
+@pytest.mark.parametrize(
+    "data", [[], "x", 5, {}, {"data": 5}, {"data": "digits", "foo": 1}, {"data": "shapes", "image_size": []}]
+)
+def test_a_checkpoint_that_names_its_data_oddly_is_refused(tmp_path, capsys, data):
+    model = mf.FocalNet.build(image_size=8, patch_size=2, in_channels=1, num_layers=1, num_classes=10, hidden_size=4)
+    scale = {"mean": [0.0], "std": [1.0]}
+    mf.save_checkpoint(tmp_path / "a.safetensors", model, standardize=scale, data=data)
+    assert "in a way that minifocal train writes" in refused(capsys, "evaluate", str(tmp_path / "a.safetensors"))
 
 
 def test_evaluate_matches_classes_by_their_order(photos, capsys):
@@ -178,6 +213,32 @@ def test_evaluate_measures_what_the_network_gives_for_images_prepared_as_it_want
     assert accuracy == round(100 * float(np.mean(right)), 2)
 
 
+def test_evaluate_takes_all_images_of_a_folder(photos, capsys):
+    assert main(["evaluate", str(CKPT_FILES["hf"]), "--data", str(photos), "--set", "image_size=32"]) == 0
+    assert f"data: all 30 images in {photos}" in capsys.readouterr().out
+
+
+def test_evaluate_says_where_images_have_another_size_and_refuses_other_channels(tmp_path, capsys):
+    config = mf.FocalNetConfig(
+        image_size=32, in_chans=1, num_classes=10, embed_dim=4, depths=(1,), focal_levels=(1,), focal_windows=(3,)
+    )
+    prepared = interop.Preprocess.usual("hf", 32, 1)
+    interop.save_pretrained(mf.FocalNet(config), tmp_path / "grey", preprocess=prepared)
+    assert main(["evaluate", str(tmp_path / "grey"), "--data", "digits"]) == 0
+    assert "images are taken as they are, 8 x 8; the weights expect 32 pixels" in capsys.readouterr().out
+    message = refused(capsys, "evaluate", *OFFICIAL, "--data", "digits")
+    assert "the images have 1 channels and" in message
+
+
+def test_a_run_is_not_measured_on_other_classes_of_the_same_number(tmp_path, capsys):
+    quick = ["--epochs", "1", "--hidden-size", "4", "--layers", "1", "--warmup-steps", "2"]
+    assert main(["train", "--out", str(tmp_path / "run"), *quick]) == 0
+    (tmp_path / "names").write_text("\n".join("abcdefghij"))
+    capsys.readouterr()
+    message = refused(capsys, "evaluate", str(tmp_path / "run"), "--names", str(tmp_path / "names"))
+    assert "was trained on the classes a, b, c" in message
+
+
 def test_evaluate_needs_data_and_classes_that_fit(photos, capsys):
     assert "name the images with --data" in refused(capsys, "evaluate", *OFFICIAL)
     (photos / "n0009").rename(photos.parent / "n0009")
@@ -190,6 +251,8 @@ def test_summary_takes_weights(capsys):
     assert main(["summary", *OFFICIAL, "--image-size", "32"]) == 0
     assert "10,492" in capsys.readouterr().out.splitlines()[-1]
     assert "there is no model 'focalnet'" in refused(capsys, "summary", "focalnet")
+    assert main(["summary", "focalnet_tiny_srf", "--set", "num_classes=10", "--set", "focal_levels=3,2,2,2"]) == 0
+    assert re.search(r"^head +10 +7,690 ", capsys.readouterr().out, re.MULTILINE)
     assert "there is no checkpoint nowhere.pth" in refused(capsys, "summary", "nowhere.pth")
 
 
@@ -201,4 +264,18 @@ def test_a_warning_about_weights_goes_to_standard_error(tmp_path, capsys):
     assert main(["summary", str(tmp_path / "hf")]) == 0
     error = capsys.readouterr().err
     assert error.startswith("minifocal summary: ")
-    assert "says embed_dim is 192, but the weights have 8; the weights are right" in error
+    assert "says embed_dim is 192, but the weights have 8, which is used" in error
+
+
+def test_a_single_number_is_a_tuple_where_a_stage_needs_one(capsys):
+    assert main(["summary", "focalnet_tiny_iso", "--set", "depths=2"]) == 0
+    out = capsys.readouterr().out
+    assert "layers.0.blocks.1.mlp" in out
+    assert "layers.0.blocks.2.mlp" not in out
+
+
+def test_names_with_control_characters_stay_on_their_line(photos, tmp_path, capsys):
+    (tmp_path / "names").write_text(json.dumps([f"{label}\n\x1b[31m" for label in range(10)]))
+    image = str(photos / "n0003" / "0.jpg")
+    assert main(["predict", image, "--checkpoint", *OFFICIAL, "--names", str(tmp_path / "names")]) == 0
+    assert capsys.readouterr().out.strip("\n").isprintable()

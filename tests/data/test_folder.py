@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minifocal.data.folder import folder_splits, read_image
+from minifocal.data.folder import folder_dataset, folder_splits, read_image
 from minifocal.errors import InputError
 
 
@@ -222,9 +222,25 @@ def test_the_shorter_side_may_be_resized_to_more_than_is_cut_out(tmp_path):
     [
         ({"resize": 7}, "an image resized to 7 pixels has no square of 8"),
         ({"resample": "cubic"}, "resample must be one of nearest, lanczos, bilinear"),
+        ({"rounding": "up"}, "rounding must be one of even, down"),
     ],
 )
 def test_a_resizing_that_is_none_is_refused(tmp_path, options, message):
     path = save(tmp_path / "a.png", np.zeros((20, 30, 3), np.uint8))
     with pytest.raises(InputError, match=message):
         read_image(path, 8, **options)
+
+
+def test_all_images_of_a_folder_are_read_to_test_on(tmp_path):
+    for part in ("", "val/"):
+        for name, count in (("a", 2), ("b", 3)):
+            for index in range(count + bool(part)):
+                path = tmp_path / f"{part}{name}" / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save(path, np.full((9, 12, 3), index, np.uint8))
+        dataset, folder = folder_dataset(tmp_path, lambda path: read_image(path, 4, resize=6, resample="nearest"))
+        assert folder == (tmp_path / "val" if part else tmp_path)
+        assert dataset.images.shape == (7 if part else 5, 3, 4, 4)
+        assert dataset.class_names == ("a", "b")
+    with pytest.raises(InputError, match="expected a folder of images"):
+        folder_dataset(tmp_path / "nowhere", read_image)

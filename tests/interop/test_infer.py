@@ -8,7 +8,7 @@ from minifocal import FocalNet, FocalNetConfig, InputError, create_model, intero
 from minifocal.interop.descriptions import Description
 from minifocal.interop.infer import hidden_fields, visible_fields
 from minifocal.interop.layouts import find_place
-from minifocal.interop.resolve import matching_variants, resolve
+from minifocal.interop.resolve import UnseenFieldsError, matching_variants, resolve
 
 PYRAMIDS = [name for name in list_models() if not name.endswith("iso")]
 NOT_IN_WEIGHTS = {"image_size", "drop_rate", "drop_path_rate", "layerscale_value", "pad_mode"}
@@ -82,7 +82,7 @@ def test_what_cannot_be_seen_is_asked_for_by_name():
 def test_a_stem_of_seven_pixels_is_asked_about_only_where_nothing_else_tells():
     one_stage = {"depths": (1,), "focal_levels": (2,), "focal_windows": (3,), "patch_size": 7}
     given = {"use_postln": False, "normalize_modulator": False}
-    with pytest.raises(InputError, match=r"do not show use_conv_embed, and .*a stem of 7 x 7 pixels side by side"):
+    with pytest.raises(InputError, match=r"do not show use_conv_embed, and .*patches of 7 x 7 side by side"):
         resolve("official", shapes_of(small(**one_stage)), None, given)
     timm = resolve("timm", shapes_of(small(**one_stage), "timm"), None, given, use_postln=False).config
     assert timm.use_conv_embed is True  # its patches are of 4 pixels otherwise
@@ -103,17 +103,27 @@ def test_the_other_modulations_are_seen_too(modulation):
         resolve("official", shapes_of(model), None, {"image_size": 16})
 
 
+def test_with_one_level_edifice_has_no_window_to_ask_for():
+    model = FocalNet.build(
+        image_size=16, patch_size=4, hidden_size=6, num_layers=1, modulation="box_mean", focal_levels=1
+    )
+    assert resolve("edifice", shapes_of(model, "edifice"), None, {"image_size": 16}).config.focal_levels == (1,)
+
+
 def test_edifice_weights_do_not_show_the_window():
     model = FocalNet.build(
         image_size=16, patch_size=4, hidden_size=6, num_layers=2, modulation="box_mean", focal_kernel=5
     )
     shapes = shapes_of(model, "edifice")
-    with pytest.raises(InputError, match=r"do not show focal_windows, and .*Edifice's focal_kernel"):
+    with pytest.raises(InputError, match=r"do not show focal_windows, and .*Edifice's default of focal_kernel"):
         resolve("edifice", shapes, None, {"image_size": 16})
     found = resolve("edifice", shapes, None, {"image_size": 16, "focal_windows": (5,)}).config
     assert differences(found, model.config) <= {"drop_path_rate"}
     with pytest.raises(InputError, match=r"48 numbers are no square patch of 5 channels; give in_chans="):
         resolve("edifice", shapes, None, {"in_chans": 5})
+    for odd in (0, -1, 2.5, "x"):
+        with pytest.raises(InputError, match="in_chans must be an integer of at least 1"):
+            resolve("edifice", shapes, None, {"in_chans": odd})
 
 
 # The traps
@@ -124,9 +134,8 @@ def test_base_iso_as_released_has_the_old_meaning_of_post_ln():
     model = create_model("focalnet_base_iso", init="zeros", **old)
     found = resolve("official", shapes_of(model), None, {})
     assert differences(found.config, model.config) == set()
-    assert any(
-        "taken for focalnet_base_iso, as released" in line and "November 2022" in line for line in found.inferred
-    )
+    (warning,) = found.warnings
+    assert "released weights of focalnet_base_iso, older than November 2022" in warning
 
 
 def test_timm_large_fl4_has_to_be_asked_which_of_two_functions():
@@ -163,7 +172,8 @@ def test_widths_that_a_configuration_has_wrong_are_those_of_the_weights():
     said = Description("config.json", {"embed_dim": 192, "use_postln": True, "normalize_modulator": False})
     found = resolve("hf", shapes_of(model, "hf"), said, {})
     assert found.config.embed_dim == 256
-    assert found.warnings == ("config.json says embed_dim is 192, but the weights have 256; the weights are right",)
+    assert "from config.json: use_postln True, normalize_modulator False" in found.inferred
+    assert found.warnings == ("config.json says embed_dim is 192, but the weights have 256, which is used",)
 
 
 def test_a_bare_variant_function_of_the_official_code_is_seen_to_have_two_levels():
@@ -171,7 +181,7 @@ def test_a_bare_variant_function_of_the_official_code_is_seen_to_have_two_levels
     bare = create_model("focalnet_tiny_lrf", init="zeros", focal_levels=(2, 2, 2, 2))
     found = resolve("official", shapes_of(bare), None, {})
     assert found.config.focal_levels == (2, 2, 2, 2)
-    assert any("taken for focalnet_tiny_srf" in line for line in found.inferred)
+    assert any("assumed, as in the published focalnet_tiny_srf: use_postln False" in line for line in found.inferred)
     with pytest.raises(InputError, match="give focal_levels= and focal_windows= as the weights have them"):
         interop.load_state_dict(
             create_model("focalnet_tiny_lrf", init="zeros"),
@@ -209,7 +219,7 @@ def test_a_missing_weight_is_named(lose, message):
 
 def test_stages_with_a_gap_are_refused():
     shapes = {name.replace("layers.1", "layers.3"): shape for name, shape in shapes_of(small()).items()}
-    with pytest.raises(InputError, match="not numbered from 0 without a gap"):
+    with pytest.raises(InputError, match="not numbered from 0 without a gap to at most 19"):
         resolve("official", shapes, None, {})
 
 
@@ -218,6 +228,19 @@ def test_mlps_of_no_common_ratio_are_refused():
     shapes["layers.1.blocks.0.mlp.fc1.bias"] = (5,)
     with pytest.raises(InputError, match=r"hidden channels \[16, 5\] of the MLPs"):
         resolve("official", shapes, None, {})
+
+
+def test_kernels_that_grow_by_different_steps_are_refused():
+    shapes = shapes_of(small())
+    shapes["layers.1.blocks.0.modulation.focal_layers.1.0.weight"] = (8, 1, 7, 7)
+    with pytest.raises(InputError, match=r"the kernels \[\[3, 5\], \[3, 7\]\] .* do not all grow by the same step"):
+        resolve("official", shapes, None, {})
+
+
+def test_the_fields_that_are_asked_for_come_with_their_usual_values():
+    with pytest.raises(UnseenFieldsError) as error:
+        resolve("official", shapes_of(small()), None, {})
+    assert error.value.fields == {"use_postln": False, "normalize_modulator": False}
 
 
 def test_a_field_that_does_not_exist_is_refused():

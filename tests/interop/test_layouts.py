@@ -174,7 +174,7 @@ def test_every_modulation_has_official_names_and_its_own():
 )
 def test_a_part_without_a_name_is_refused(layout, options, name):
     model = FocalNet.build(image_size=8, patch_size=4, hidden_size=6, num_layers=1, **options)
-    with pytest.raises(InputError, match=rf"layout '{layout}' has no name for layers\.0\.blocks\.0\.{name}"):
+    with pytest.raises(InputError, match=rf"layout '{layout}' has no name for layers\.0\.blocks\.0\.{name} of a '"):
         interop.state_dict(model, layout=layout)
 
 
@@ -238,7 +238,7 @@ def test_missing_unexpected_and_misshapen_weights_are_listed():
     message = refused(state)
     assert "missing norm.bias" in message
     assert "unexpected extra.weight" in message
-    assert "norm.weight is (7,) float64 in the weights and (8,) float64 in the network" in message
+    assert "norm.weight is (7,) in the weights and (8,) in the network" in message
 
 
 def test_the_transpose_of_a_square_matrix_cannot_be_told_but_that_of_another_is_refused():
@@ -249,7 +249,9 @@ def test_the_transpose_of_a_square_matrix_cannot_be_told_but_that_of_another_is_
 
 def test_another_dtype_is_refused():
     state = {name: array.astype("float32") for name, array in official_state().items()}
-    assert "is (7,) float32 in the weights and (7,) float64 in the network" in refused(state)
+    message = refused(state)
+    assert "is float32 in the weights and float64 in the network; build the network with that dtype" in message
+    assert "another network" not in message
 
 
 def test_many_problems_are_counted():
@@ -285,6 +287,29 @@ def test_what_looks_like_a_tensor_of_pytorch_is_taken():
     interop.load_state_dict(other, state, layout="hf")
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(other.state_dict()[name], array)
+
+
+def test_lists_are_taken_too_and_what_numpy_cannot_read_is_named():
+    model, other = drawn(ALL_ON), FocalNet(ALL_ON, init="zeros", dtype="float64")
+    state = interop.state_dict(model, layout="official")
+    interop.load_state_dict(other, {name: array.tolist() for name, array in state.items()}, layout="official")
+    np.testing.assert_array_equal(other.head.weight.data, model.head.weight.data)
+
+    class Elsewhere:
+        def __array__(self, dtype=None, copy=None):
+            raise TypeError("on a device\nof its own")
+
+    assert "norm.bias cannot be read: on a device; give what state_dict() gives" in refused(
+        {**state, "norm.bias": Elsewhere()}
+    )
+
+
+def test_a_missing_norm_is_not_taken_for_a_layer_scale():
+    model = FocalNet.build(image_size=8, patch_size=4, hidden_size=6, num_layers=1, modulation="box_mean")
+    state = interop.state_dict(model, layout="edifice")
+    del state["final_norm/gamma"]
+    with pytest.raises(InputError, match=r"missing final_norm/gamma$"):
+        interop.load_state_dict(model, state, layout="edifice")
 
 
 def test_loading_copies():

@@ -1,5 +1,8 @@
 """From an image file to an array: the same as Pillow and the arithmetic of torchvision, step by step."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,13 +22,13 @@ def photo(tmp_path):
     return tmp_path / "photo.jpg"
 
 
-def by_hand(path, resize, crop, resample="bicubic"):
+def by_hand(path, resize, crop, resample="bicubic", rounding=round):
     """Resize the shorter side, cut out the centre, divide by 255, standardise: as torchvision's transforms do."""
     with Image.open(path) as image:
         width, height = image.size
         size = (int(resize * width / height), resize) if height <= width else (resize, int(resize * height / width))
         image = image.convert("RGB").resize(size, Image.Resampling[resample.upper()])
-        left, top = (round((side - crop) / 2.0) for side in image.size)
+        left, top = (rounding((side - crop) / 2.0) for side in image.size)
         pixels = np.asarray(image.crop((left, top, left + crop, top + crop)), dtype=np.float64) / 255
     return ((pixels - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)[None]
 
@@ -38,7 +41,8 @@ def test_an_image_is_prepared_as_usual(photo, layout, size, resize):
     assert (prepared.resize, prepared.crop) == (resize, size)
     images = prepared.read(photo, "float64")
     assert images.shape == (1, 3, size, size)
-    np.testing.assert_allclose(images, by_hand(photo, resize, size), rtol=0, atol=1e-12)
+    rounding = math.floor if layout == "hf" else round
+    np.testing.assert_allclose(images, by_hand(photo, resize, size, rounding=rounding), rtol=0, atol=1e-12)
     assert prepared.read(photo, "float32").dtype == np.float32
 
 
@@ -53,6 +57,15 @@ def test_grey_images_are_brought_to_minus_one_to_one(photo):
     images = Preprocess.usual("official", 16, 1).read(photo, "float64")
     assert images.shape == (1, 1, 16, 16)
     assert -1 <= images.min() < images.max() <= 1
+
+
+def test_defaults():
+    assert Preprocess.from_timm({}, "x") == Preprocess(248, 224, Standardize(IMAGENET_MEAN, IMAGENET_STD))
+    assert Preprocess.from_hf({"do_rescale": False}, "x")[0].standardize.mean[0] == pytest.approx(0.485 / 255)
+    assert Preprocess.from_hf({"do_normalize": False}, "x")[0].standardize == Standardize((0.0,) * 3, (1.0,) * 3)
+    assert (IMAGENET_MEAN, IMAGENET_STD) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    described = Preprocess(256, 224, Standardize((0.5,), (0.25,)), "bilinear").describe()
+    assert described == "shorter side 256 (bilinear), centre 224, mean (0.5,), std (0.25,)"
 
 
 def test_official_sizes():
@@ -104,11 +117,23 @@ def test_the_filter_is_that_of_the_source(photo, resample):
     assert (prepared.resample, notes) == (resample, ())
     assert prepared.to_hf()["resample"] == number
     assert Preprocess.from_timm({"interpolation": resample}, "x").resample == resample
-    np.testing.assert_allclose(prepared.read(photo, "float64"), by_hand(photo, 36, 32, resample), rtol=0, atol=1e-12)
+    expected = by_hand(photo, 36, 32, resample, math.floor)
+    np.testing.assert_allclose(prepared.read(photo, "float64"), expected, rtol=0, atol=1e-12)
+
+
+def test_half_a_pixel_is_rounded_as_the_source_does(tmp_path):
+    """A margin of three pixels: torchvision cuts at 2, Hugging Face at 1."""
+    pixels = np.arange(11, dtype=np.uint8) * np.ones((8, 1), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    prepared = Preprocess(8, 8, Standardize((0.0,), (1.0,)))
+    assert prepared.read_pixels(tmp_path / "a.png")[0, 0].tolist() == list(range(2, 10))
+    assert replace(prepared, rounding="down").read_pixels(tmp_path / "a.png")[0, 0].tolist() == list(range(1, 9))
+    assert Preprocess.from_hf({}, "x")[0].rounding == "down"
+    assert {Preprocess.usual(layout, 8, 1).rounding for layout in ("official", "timm", "edifice")} == {"even"}
 
 
 def test_what_is_written_for_hugging_face_reads_back():
-    prepared = Preprocess(40, 24, Standardize((0.25, 0.5, 0.75), (0.1, 0.2, 0.3)), "bilinear")
+    prepared = Preprocess(40, 24, Standardize((0.25, 0.5, 0.75), (0.1, 0.2, 0.3)), "bilinear", "down")
     assert Preprocess.from_hf(prepared.to_hf(), "x") == (prepared, ())
     assert Preprocess.from_dict(prepared.to_dict()) == prepared
 
@@ -119,7 +144,7 @@ def test_another_size_keeps_the_share_of_the_crop():
     assert prepared.at_size(224) is prepared
 
 
-@pytest.mark.parametrize(("resize", "crop"), [(10, 11), (0, 0), (2**15, 8), (8, True), (8.5, 8)])
+@pytest.mark.parametrize(("resize", "crop"), [(10, 11), (0, 0), (2**22, 8), (8, True), (8.5, 8)])
 def test_sizes_that_are_none_are_refused(resize, crop):
     with pytest.raises(InputError):
         Preprocess(resize, crop, Standardize((0.5,), (0.5,)))

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save
 
 from minifocal import InputError
-from minifocal.interop.safetensors_file import read_safetensors, write_safetensors
+from minifocal.files import write_safetensors
+from minifocal.interop.safetensors_file import read_safetensors
 from minifocal.interop.tensors import StoredTensor
 
 RNG = np.random.default_rng(0)
@@ -162,4 +163,40 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
 
 def test_a_stored_tensor_of_another_type_is_refused(tmp_path):
     with pytest.raises(InputError, match="refused a tensor of type 'Q4'"):
-        StoredTensor.locate(tmp_path / "x", "Q4", (1,), 0)
+        StoredTensor.locate(tmp_path / "x", "Q4", (1,), offset=0, available=4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "available"),
+    [
+        ((2, 3), (3, 1), 24),
+        ((2, 3), None, 24),
+        ((), (), 4),
+        ((2, 3), (1, 2), 24),
+        ((1,) * 8, None, 4),
+    ],
+)
+def test_a_tensor_that_lies_within_its_bytes_is_located(tmp_path, shape, strides, available):
+    tensor = StoredTensor.locate(tmp_path / "x", "F32", shape, strides, offset=5, available=available)
+    assert (tensor.shape, tensor.offset, tensor.dtype) == (shape, 5, "float32")
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "available"),
+    [
+        ((2, 3), (3, 1), 23),
+        ((2, 3), (4, 1), 24),
+        ((2, 3), (1, 1), 20),  # elements shown twice
+        ((7,), (0,), 24),
+        ((2, 0), None, 24),
+        ((2, -3), None, 24),
+        ((2, 3), (3,), 24),
+        ((2.0, 3), None, 24),
+        ((True, 3), None, 24),
+        ((1,) * 9, None, 4),
+        ((2**70,), None, 24),
+    ],
+)
+def test_a_tensor_that_does_not_is_refused(tmp_path, shape, strides, available):
+    with pytest.raises(InputError, match="the file is damaged"):
+        StoredTensor.locate(tmp_path / "x", "F32", shape, strides, offset=0, available=available)

@@ -31,9 +31,14 @@ def integers(values):
     return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
 
 
+# A pair of a pair with itself of a pair with itself, ...: forty pairs, but a million million brackets to print.
+LAUGHS = b"N" + b"".join(b"q%ch%c\x86" % (number, number) for number in range(40))
+
+
 def storage(kind=b"FloatStorage", key="0", count=24):
-    count = b"\x8a\x0a" + count.to_bytes(10, "little", signed=True)
-    return b"(" + unicode("storage") + b"ctorch\n" + kind + b"\n" + unicode(key) + unicode("cpu") + count + b"tQ"
+    key = unicode(key) if isinstance(key, str) else key
+    count = b"\x8a\x0a" + count.to_bytes(10, "little", signed=True) if isinstance(count, int) else count
+    return b"(" + unicode("storage") + b"ctorch\n" + kind + b"\n" + key + unicode("cpu") + count + b"tQ"
 
 
 def tensor(where=None, start=0, shape=SHAPE, strides=(12, 4, 1)):
@@ -127,6 +132,36 @@ def test_tensors_of_integers_are_none(make):
     assert read_torch(path) == {"model": {"a": None}}
 
 
+def test_options_in_a_training_checkpoint_are_left_out(make):
+    namespace = unicode("args") + b"cargparse\nNamespace\n)\x81}" + unicode("lr") + b"K\x01sb"
+    saved = read_torch(make(b"\x80\x02}(" + namespace + unicode("a") + tensor() + b"u."))
+    assert saved["args"] == {}
+    np.testing.assert_array_equal(saved["a"].read(), VALUES)
+
+
+def test_a_shape_that_changes_after_it_was_checked_changes_nothing(make):
+    """A list as shape or strides is remembered by the pickle, which can append to it later."""
+    lists = b"]q\x01(K\x02K\x03e" + b"]q\x02(K\x03K\x01e"
+    built = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage() + b"K\x00" + lists + b"\x89NtR"
+    later = unicode("b") + b"h\x01(M\xff\xffe" + unicode("c") + b"h\x02(J\x00\x00\x00\x80e"
+    saved = read_torch(make(b"\x80\x02}(" + unicode("a") + built + later + b"u."))
+    assert saved["b"] == [2, 3, 65535]
+    np.testing.assert_array_equal(saved["a"].read(), VALUES.ravel()[:6].reshape(2, 3))
+
+
+def test_a_view_of_bfloat16_widens_what_it_shows_alone(make, tmp_path):
+    upper = np.arange(2**20, dtype="<u2")
+    path = make(program(tensor(storage(b"BFloat16Storage", count=2**20), 0, (2, 3), (2**19, 5))), [upper.tobytes()])
+    stored = read_torch(path)["model"]["a"]
+    tracemalloc.start()
+    values = stored.read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**16
+    expected = (upper.astype("<u4") << 16).view("<f4")[np.add.outer([0, 2**19], [0, 5, 10])]
+    np.testing.assert_array_equal(values, expected)
+
+
 def test_two_tensors_may_share_a_storage(make):
     pair = b"\x80\x02]" + tensor() + b"a" + tensor(None, 12, (3, 4), (4, 1)) + b"a."
     whole, half = read_torch(make(pair))
@@ -174,19 +209,24 @@ def nested_reduce(path):
         (tensor(storage(key="1")), "storage '1' is missing"),
         (tensor(storage(key="../../0")), "storage '../../0' is missing"),
         (tensor(storage(kind=b"QInt8Storage")), "names 'torch.QInt8Storage'"),
-        (tensor(None, 1), "does not lie in its storage of 24"),
-        (tensor(None, -1), "a shape that is none"),
-        (tensor(None, 0, (3, 3, 4)), "does not lie in its storage"),
-        (tensor(None, 0, (2, 0, 4)), "does not lie in its storage"),
-        (tensor(None, 0, (2, -3, 4)), "a shape that is none"),
-        (tensor(None, 0, (2**31 - 1,), (0,)), "does not lie in its storage"),
-        (tensor(None, 0, (2, 3, 4), (12, 4, 2**31 - 1)), "does not lie in its storage"),
-        (tensor(None, 0, (2, 3), (12, 4, 1)), "calls torch._utils._rebuild_tensor_v2 with arguments it does not take"),
-        (tensor(None, 0, (1,) * 9, (1,) * 9), "a shape that is none"),
+        (tensor(None, 1), "does not lie in its 23 elements"),
+        (tensor(None, -1), "begins at element -1 of its storage"),
+        (tensor(None, 0, (3, 3, 4)), "does not lie in its 24 elements"),
+        (tensor(None, 0, (2, 0, 4)), None),
+        (tensor(None, 0, (2, -3, 4)), r"has shape \(2, -3, 4\) and strides"),
+        (tensor(None, 0, (2**31 - 1,), (0,)), "does not lie in its 24 elements"),
+        (tensor(None, 0, (2, 3, 4), (12, 4, 2**31 - 1)), "does not lie in its 24 elements"),
+        (tensor(None, 0, (2, 3), (12, 4, 1)), r"has shape \(2, 3\) and strides \(12, 4, 1\)"),
+        (tensor(None, 0, (1,) * 9, (1,) * 9), "has shape a tuple and strides a tuple"),
         (tensor(b"N"), None),
         (tensor(b"K\x05"), "arguments it does not take"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n)R", "arguments it does not take"),
-        (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage() + b"NNNNNtR", "arguments it does not take"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage() + b"K\x00NNNNtR", "arguments it does not take"),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage() + b"NNNNNtR", "begins at element None"),
+        (tensor(storage(count=LAUGHS)), r"claims \(a tuple, a tuple\) elements"),
+        (tensor(storage(key=LAUGHS)), "does not say where its numbers lie"),
+        (LAUGHS + unicode("x") + b"\x93", "names a tuple and a str"),
+        (unicode("x") + LAUGHS + b"\x93", "names a str and a tuple"),
         (b"ctorch._utils\n_rebuild_parameter\n(" + tensor() + b"tR", "names 'torch._utils._rebuild_parameter'"),
         (b"ccollections\nOrderedDict\n(" + unicode("x") + b"tR", "calls collections.OrderedDict with arguments"),
         (nested_reduce("nowhere"), "names 'posix.system'"),
@@ -211,6 +251,26 @@ def test_a_hostile_pickle_is_refused_in_one_line_and_takes_no_memory(make, value
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 2**20
+
+
+def test_values_that_take_for_ever_to_print_are_named_by_their_type(make):
+    entries = unicode("model") + b"}" + unicode("patch_embed.proj.weight") + LAUGHS + b"s"
+    with pytest.raises(InputError, match=r"'patch_embed.proj.weight' is no tensor"):
+        interop.load_pretrained(make(b"\x80\x02}(" + entries + b"u."))
+    focal = unicode("FOCAL") + b"}" + unicode("DEPTHS") + LAUGHS + b"s"
+    config = unicode("config") + b"}" + unicode("MODEL") + b"}" + focal + b"ss"
+    weights = unicode("model") + b"}" + unicode("patch_embed.proj.weight") + tensor() + b"s"
+    with pytest.raises(InputError, match=r"patch_embed.proj.weight is \(2, 3, 4\), not of 4 axes"):
+        interop.load_pretrained(make(b"\x80\x02}(" + weights + config + b"u."))
+    huge = b"\x8b" + struct.pack("<i", 5000) + b"\x01" * 5000  # a number of twelve thousand digits
+    with pytest.raises(InputError, match="a key that is a int"):
+        interop.load_pretrained(make(b"\x80\x02}" + huge + b"K\x01s."))
+
+
+def test_a_name_that_this_reader_does_not_know_comes_with_a_remedy(make):
+    remedy = r"names 'numpy.float64'; where you trust the file, save its weights alone: torch.save\("
+    with pytest.raises(InputError, match=remedy):
+        read_torch(make(b"\x80\x02cnumpy\nfloat64\n)\x81."))
 
 
 def test_deep_recursion_is_refused(make):
@@ -327,9 +387,9 @@ def test_the_pickle_that_is_written_is_one_that_python_reads(tmp_path):
 
     write_torch(tmp_path / "y.pth", {"a": VALUES}, {})
     with zipfile.ZipFile(tmp_path / "y.pth") as file:
-        assert {name.partition("/")[0] for name in file.namelist()} == {"y"}
-        value = Reader(io.BytesIO(file.read("y/data.pkl"))).load()
-        assert file.read("y/data/0") == VALUES.tobytes()
+        assert {name.partition("/")[0] for name in file.namelist()} == {"archive"}
+        value = Reader(io.BytesIO(file.read("archive/data.pkl"))).load()
+        assert file.read("archive/data/0") == VALUES.tobytes()
     where = ("storage", "0", "cpu", math.prod(SHAPE))
     hooks = ("OrderedDict",)
     assert value == {"model": {"a": ("_rebuild_tensor_v2", where, 0, SHAPE, (12, 4, 1), False, hooks)}}

@@ -316,11 +316,12 @@ def test_a_published_network_at_its_full_size_in_float32(peers, name):
         assert relative(gradients[parameter_name], parameter.grad) < FULL_SIZE, parameter_name
 
 
+@pytest.mark.parametrize("scale", [29, 31], ids=["odd margin", "even margin"])
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
-def test_images_are_prepared_as_by_the_image_processor_of_transformers(peers, tmp_path, resample):
+def test_images_are_prepared_as_by_the_image_processor_of_transformers(peers, tmp_path, resample, scale):
     from PIL import Image
 
-    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (6, 9, 3)), np.ones((30, 31, 1))).astype(np.uint8)
+    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (6, 9, 3)), np.ones((30, scale, 1))).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     prepared = replace(interop.Preprocess.usual("hf", 128, 3), resample=resample)
     interop.save_pretrained(
