@@ -95,8 +95,11 @@ class Preprocess:
             raise InputError(f"{source}: rescale_factor must be a positive number, got {shown(factor)}")
         # factor * bytes = (bytes / 255) * (255 * factor), so mean and deviation take the quotient over.
         scale = 1.0 if np.isclose(factor, 1 / 255, rtol=1e-9) else 255 * factor
-        standardize = Standardize.from_dict({"mean": _scaled(mean, scale), "std": _scaled(std, scale)})
-        return cls(max(resize, crop), crop, standardize, FILTERS[number], "down"), tuple(notes)
+        try:
+            standardize = Standardize.from_dict({"mean": _scaled(mean, scale), "std": _scaled(std, scale)})
+            return cls(max(resize, crop), crop, standardize, FILTERS[number], "down"), tuple(notes)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
 
     @classmethod
     def from_timm(cls, values: Mapping[str, Any], source: str) -> "Preprocess":
@@ -113,8 +116,11 @@ class Preprocess:
             raise InputError(f"{source}: crop_pct must be at least 0.01 and at most 1, got {shown(share)}")
         crop = input_size[1]
         mean, std = values.get("mean", IMAGENET_MEAN), values.get("std", IMAGENET_STD)
-        standardize = Standardize.from_dict({"mean": mean, "std": std})
-        return cls(int(crop / share), crop, standardize, values.get("interpolation", "bicubic"))
+        try:
+            standardize = Standardize.from_dict({"mean": mean, "std": std})
+            return cls(int(crop / share), crop, standardize, values.get("interpolation", "bicubic"))
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":

@@ -471,8 +471,9 @@ def test_a_configuration_that_is_none_is_refused(tmp_path, text, message):
 def test_a_preprocessor_that_is_none_is_refused(tmp_path, values, message):
     save_pretrained(tiny(), tmp_path / "a")
     (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(values))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
         load_pretrained(tmp_path / "a")
+    assert "preprocessor_config.json" in str(error.value)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
