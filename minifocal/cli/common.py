@@ -102,7 +102,7 @@ def open_weights(path: Path, args: argparse.Namespace) -> Pretrained:
     except UnseenFieldsError as error:
         values = {name: ",".join(map(str, v)) if isinstance(v, tuple) else v for name, v in error.fields.items()}
         options = " ".join(f"--set {name}={value}" for name, value in values.items())
-        raise InputError(f"{error}; here: {options}") from error
+        raise InputError(f"{error}; for example {options}") from error
     for warning in pretrained.warnings:
         print(f"minifocal {args.command}: {warning}", file=sys.stderr)
     return pretrained

@@ -70,6 +70,7 @@ class Pretrained:
         meta: what `minifocal train` stored beside the weights.
         inferred: what was read off the weights or taken for granted, a line each.
         warnings: what a user should know before trusting the numbers, a line each.
+        new_classifier: another number of classes was asked for than the weights have.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class Pretrained:
     meta: Mapping[str, Any]
     inferred: tuple[str, ...]
     warnings: tuple[str, ...]
+    new_classifier: bool = False
 
     def adapted(self, classes: int, overrides: Mapping[str, Any]) -> "Pretrained":
         """Follow given fields: without the classifier of `classes` where another is wanted, images of another size."""
@@ -104,6 +106,7 @@ class Pretrained:
             tensors={name: tensor for name, tensor in self.tensors.items() if not _is_head(name, self.layout)},
             class_names=None,
             inferred=(*self.inferred, said),
+            new_classifier=wanted > 0,
         )
 
     def build(self, *, seed: int = 0, dtype: str | None = None, device: str = "cpu", ops: str = "auto") -> FocalNet:
@@ -124,7 +127,7 @@ class Pretrained:
                 raise
             raise InputError(f"{self.path} claims a network that does not fit into memory") from error
         state: dict[str, Any] = {name: tensor.astype(dtype) for name, tensor in self.tensors.items()}
-        if self.config.num_classes and not any(_is_head(name, self.layout) for name in state):
+        if self.new_classifier:
             _draw_head(model, seed)
             head = state_dict(model, layout=self.layout)
             state |= {name: array for name, array in head.items() if _is_head(name, self.layout)}

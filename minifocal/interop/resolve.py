@@ -105,23 +105,21 @@ def resolve(
         InputError: the weights are no FocalNet's.
         UnseenFieldsError: fields have to be given; the message names them.
     """
-    beside = {} if description is None else description.fields
-    visible = visible_fields(shapes, layout, {**beside, **overrides}.get("in_chans"))
+    description = description or Description("nothing")
+    said = {name: tuple(v) if isinstance(v, list) else v for name, v in description.fields.items()}
+    visible = visible_fields(shapes, layout, {**said, **overrides}.get("in_chans"))
     if use_postln is not None:
         visible["use_postln"] = use_postln
     inferred = [f"seen in the weights: {_listed(visible)}", f"{layout} rules: {_listed(LAYOUT_FIELDS[layout])}"]
     fields = {**LAYOUT_FIELDS[layout], **visible}
-    warnings = []
-    if description is not None:
-        said = {name: tuple(v) if isinstance(v, list) else v for name, v in description.fields.items()}
-        wrong = {name for name, value in said.items() if name in visible and not _agrees(name, value, visible)}
-        warnings += [*description.notes]
-        warnings += [
-            f"{description.source} says {name} is {shown(said[name])}, but the weights have {visible[name]!r}, "
-            "which is used"
-            for name in sorted(wrong)
-        ]
-        right = {name: value for name, value in said.items() if name not in wrong}
+    wrong = [name for name, value in said.items() if name in visible and not _agrees(name, value, visible)]
+    warnings = [*description.notes]
+    warnings += [
+        f"{description.source} says {name} is {shown(said[name])}; the weights have {visible[name]!r}, which is used"
+        for name in sorted(wrong)
+    ]
+    right = {name: value for name, value in said.items() if name not in wrong}
+    if right:
         added = {name: value for name, value in right.items() if fields.get(name) != value}
         inferred.append(f"from {description.source}: {_listed(added)}")
         fields |= right

@@ -82,7 +82,7 @@ def test_convert_writes_over_nothing(tmp_path, capsys):
 def test_what_the_weights_do_not_show_is_asked_for(capsys, tmp_path):
     message = refused(capsys, "convert", str(CKPT_FILES["official"]), str(tmp_path / "x"), "--layout", "hf")
     assert "give use_postln=False" in message
-    assert message.endswith("; here: --set use_postln=False --set normalize_modulator=False")
+    assert message.endswith("; for example --set use_postln=False --set normalize_modulator=False")
     assert "--set takes NAME=VALUE" in refused(capsys, "summary", str(CKPT_FILES["official"]), "--set", "use_postln")
     assert "unknown option postln" in refused(capsys, "summary", str(CKPT_FILES["official"]), "--set", "postln=1")
 
@@ -264,7 +264,7 @@ def test_a_warning_about_weights_goes_to_standard_error(tmp_path, capsys):
     assert main(["summary", str(tmp_path / "hf")]) == 0
     error = capsys.readouterr().err
     assert error.startswith("minifocal summary: ")
-    assert "says embed_dim is 192, but the weights have 8, which is used" in error
+    assert "says embed_dim is 192; the weights have 8, which is used" in error
 
 
 def test_a_single_number_is_a_tuple_where_a_stage_needs_one(capsys):

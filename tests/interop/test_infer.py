@@ -173,7 +173,7 @@ def test_widths_that_a_configuration_has_wrong_are_those_of_the_weights():
     found = resolve("hf", shapes_of(model, "hf"), said, {})
     assert found.config.embed_dim == 256
     assert "from config.json: use_postln True, normalize_modulator False" in found.inferred
-    assert found.warnings == ("config.json says embed_dim is 192, but the weights have 256, which is used",)
+    assert found.warnings == ("config.json says embed_dim is 192; the weights have 256, which is used",)
 
 
 def test_a_bare_variant_function_of_the_official_code_is_seen_to_have_two_levels():

@@ -274,6 +274,15 @@ def test_a_new_number_of_classes_gets_a_new_classifier():
     assert "the classifier of 10 classes is left out; one of 4 is new" in opened.inferred
 
 
+def test_a_classifier_that_is_missing_is_not_made_up(tmp_path):
+    state = {f"model.{name}": array for name, array in tiny().state_dict().items() if not name.startswith("head")}
+    header = {"format": "minifocal checkpoint 1", "description": tiny().describe(), "steps": 0, "meta": {}}
+    write_safetensors(tmp_path / "a.safetensors", state, {"minifocal": json.dumps(header)})
+    with pytest.raises(InputError, match=r"missing head.bias; missing head.weight"):
+        load_pretrained(tmp_path / "a.safetensors")
+    assert load_pretrained(tmp_path / "a.safetensors", num_classes=0).head is None
+
+
 def test_a_folder_of_timm_says_its_variant_and_how_images_are_prepared(tmp_path):
     state = {n: np.ascontiguousarray(a) for n, a in interop.state_dict(tiny(use_postln=False), layout="timm").items()}
     (tmp_path / "model.safetensors").write_bytes(save(state))
@@ -448,7 +457,7 @@ def test_a_configuration_that_is_none_is_refused(tmp_path, text, message):
     (tmp_path / "a" / "config.json").write_text(text)
     if message is None:  # the weights show it better; the warning is one line too
         opened = open_pretrained(tmp_path / "a", use_postln=True, normalize_modulator=True)
-        assert any("but the weights have" in warning for warning in opened.warnings)
+        assert any("the weights have" in warning for warning in opened.warnings)
         assert all(warning.isprintable() for warning in opened.warnings)
         return
     with pytest.raises(InputError, match=message) as error:
