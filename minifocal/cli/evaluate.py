@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tqdm import tqdm
+
 from minifocal.cli.common import (
     WEIGHTS_HELP,
     add_data_arguments,
@@ -11,6 +14,7 @@ from minifocal.cli.common import (
     add_names_argument,
     add_settings_argument,
     class_names_of,
+    on_terminal,
     open_weights,
     preprocess_of,
     table,
@@ -43,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"checkpoint: {pretrained.path}, data: {note}")
     _check_images(pretrained, names, dataset)
     model = pretrained.build(device=args.device)
-    result = evaluate(model, dataset, preprocess.standardize, args.batch_size)
+    with _bar("images", len(dataset)) as bar:
+        result = evaluate(model, dataset, preprocess.standardize, args.batch_size, bar.update)
     rows = []
     for label, (name, row) in enumerate(zip(names, result.confusion, strict=True)):
         count = sum(row)
@@ -70,12 +75,23 @@ def _test_images(pretrained: Pretrained, preprocess: Preprocess, args: argparse.
         raise InputError(f"{pretrained.path} does not say what it was trained on; name the images with --data")
     if args.data and args.data not in DATASETS and trained_on is None:
         prepared = preprocess.at_size(args.image_size or preprocess.crop)
-        dataset, folder = folder_dataset(args.data, prepared.read_pixels)
+        with _bar("reading") as bar:
+
+            def read(path: Path) -> np.ndarray:
+                bar.update()
+                return prepared.read_pixels(path)
+
+            dataset, folder = folder_dataset(args.data, read)
         return dataset, f"all {len(dataset)} images in {folder}"
     if args.data:  # at the network's size, where the data comes in any
         trained_on = {} if args.data in FIXED_SIZE else {"image_size": preprocess.crop}
     splits = load_splits(**{**trained_on, **given})
     return splits.test, f"{splits.name}, {splits.note}"
+
+
+def _bar(what: str, total: int | None = None) -> tqdm:
+    """Make a bar of images for a terminal; elsewhere it stays silent."""
+    return tqdm(desc=what, total=total, unit=" img", disable=not on_terminal())
 
 
 def _names_data(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """One training step, and how well a model does."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from minifocal.arrays import Array, Generator, as_numpy, device_of, to_device
@@ -52,12 +53,19 @@ class Evaluation(NamedTuple):
     confusion: list[list[int]]  # [label][prediction], counts
 
 
-def evaluate(model: Layer, dataset: Dataset, standardize: Standardize, batch_size: int = 256) -> Evaluation:
+def evaluate(
+    model: Layer,
+    dataset: Dataset,
+    standardize: Standardize,
+    batch_size: int = 256,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
     """Measure a model on a whole dataset, without dropping or augmenting.
 
     Args:
         model: images to logits. dataset: what to measure on.
         standardize: as in training. batch_size: images at a time; it changes the memory, not the result.
+        progress: called with the number of images of each batch that is done.
     Raises:
         InputError: the model has another number of classes than the dataset.
     """
@@ -73,6 +81,8 @@ def evaluate(model: Layer, dataset: Dataset, standardize: Standardize, batch_siz
         predictions = as_numpy(logits.argmax(axis=1))
         for label, prediction in zip(dataset.labels[batch].tolist(), predictions.tolist(), strict=True):
             confusion[label][prediction] += 1
+        if progress is not None:
+            progress(len(batch))
     right = sum(confusion[label][label] for label in range(dataset.num_classes))
     return Evaluation(loss_sum / len(dataset), right / len(dataset), confusion)
 
