@@ -124,6 +124,18 @@ def preprocess_of(pretrained: Pretrained, args: argparse.Namespace) -> Preproces
     return pretrained.preprocess
 
 
+def check_classifier(pretrained: Pretrained) -> None:
+    """Refuse weights that cannot name classes.
+
+    Raises:
+        InputError: there is no classifier, or one that has learned nothing.
+    """
+    if not pretrained.config.num_classes:
+        raise InputError(f"{pretrained.path} has no classifier: it gives features, not classes")
+    if pretrained.new_classifier:
+        raise InputError(f"{pretrained.path} has another number of classes; a new classifier has to be trained first")
+
+
 def class_names_of(pretrained: Pretrained, args: argparse.Namespace) -> list[str]:
     """Give the names of the classes, those in --names first, or numbers where there are none; each fits into a line."""
     names: Sequence[str] | None = pretrained.class_names

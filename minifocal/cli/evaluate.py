@@ -13,6 +13,7 @@ from minifocal.cli.common import (
     add_device_argument,
     add_names_argument,
     add_settings_argument,
+    check_classifier,
     class_names_of,
     on_terminal,
     open_weights,
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Print accuracy by class and the accuracy over all."""
     check_integer("--batch-size", args.batch_size, at_least=1)
     pretrained = open_weights(args.checkpoint, args)
+    check_classifier(pretrained)
     preprocess, names = preprocess_of(pretrained, args), class_names_of(pretrained, args)
     dataset, note = _test_images(pretrained, preprocess, args)
     print(f"checkpoint: {pretrained.path}, data: {note}")

@@ -10,11 +10,12 @@ from minifocal.cli.common import (
     add_device_argument,
     add_names_argument,
     add_settings_argument,
+    check_classifier,
     class_names_of,
     open_weights,
     preprocess_of,
 )
-from minifocal.errors import InputError, check_integer
+from minifocal.errors import check_integer
 from minifocal.functional.cross_entropy import log_softmax
 
 HELP = "name the most likely classes of images"
@@ -36,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a line for each image."""
     check_integer("--top", args.top, at_least=1)
     pretrained = open_weights(args.checkpoint, args)
-    if not pretrained.config.num_classes:
-        raise InputError(f"{pretrained.path} has no classifier: it gives features, not classes")
+    check_classifier(pretrained)
     preprocess, names = preprocess_of(pretrained, args), class_names_of(pretrained, args)
     model = pretrained.build(device=args.device)
     for path in args.images:

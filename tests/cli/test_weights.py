@@ -140,6 +140,8 @@ def test_predict_needs_a_classifier(photos, tmp_path, capsys):
     image = str(photos / "n0003" / "0.jpg")
     message = refused(capsys, "predict", image, "--checkpoint", *OFFICIAL, "--set", "num_classes=0")
     assert "has no classifier" in message
+    for command in (["predict", image, "--checkpoint", *OFFICIAL], ["evaluate", *OFFICIAL, "--data", str(photos)]):
+        assert "a new classifier has to be trained first" in refused(capsys, *command, "--set", "num_classes=3")
 
 
 @pytest.mark.parametrize(
