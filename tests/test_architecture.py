@@ -202,7 +202,7 @@ def documented_arguments(docstring: str) -> list[str]:
 DOCUMENTED = [
     (f"{module}.{name}", thing)
     for module in HOUSE
-    if room(module) in ("functional", "layers", "models", "gradcheck")
+    if room(module) in ("functional", "layers", "models", "gradcheck", "interop", "safe_pickle", "files", "errors")
     for name, thing in functions(module)
     if "Args:" in (thing.__doc__ or "")
 ]
