@@ -1,8 +1,9 @@
 """Weights of other implementations: official, Hugging Face, timm and Edifice, brought in and taken out.
 
-A file is opened (`safetensors_file`, `torch_file`, `tensors`), understood (`descriptions`: what stands beside it;
-`infer`: what its shapes show; `resolve`: the configuration from both) and built into a network (`pretrained`) by the
-one table of names and shapes (`layouts`), which also serves to write it (`export`). `preprocess` prepares the images.
+A file is opened (`source`, by `safetensors_file` or `torch_file` into `tensors`), understood (`descriptions`: what
+stands beside it; `infer`: what its shapes show; `resolve`: the configuration from both) and built into a network
+(`pretrained`) by the one table of names and shapes (`layouts`), which also serves to write it (`export`).
+`preprocess` prepares images.
 """
 
 from minifocal.interop.export import save_pretrained

@@ -12,8 +12,8 @@ from minifocal.files import atomic_folder, saving, write_bytes, write_safetensor
 from minifocal.interop.descriptions import CONFIG_FILE, PREPROCESSOR_FILE, hf_config
 from minifocal.interop.layouts import LAYOUTS, state_dict
 from minifocal.interop.preprocess import Preprocess
-from minifocal.interop.pretrained import DESCRIPTION, HF_FILES
 from minifocal.interop.resolve import LAYOUT_FIELDS
+from minifocal.interop.source import DESCRIPTION, HF_FILES
 from minifocal.interop.torch_file import TORCH_SUFFIXES, write_torch
 from minifocal.models.config import BOX_MEAN, FOCAL, FocalNetConfig
 from minifocal.models.focalnet import FocalNet

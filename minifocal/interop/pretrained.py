@@ -7,50 +7,26 @@
 A file is opened first (`open_pretrained`), which says what was found out about it; its numbers are read by `build`.
 """
 
-import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minifocal.arrays import get_array_module, overflow_is_looked_for
 from minifocal.data.dataset import Standardize
-from minifocal.errors import InputError, check_option_names, one_line, shown
-from minifocal.files import cannot_read, check_regular
-from minifocal.interop.descriptions import Description, read_folder, read_official
-from minifocal.interop.layouts import (
-    HEAD,
-    LAYOUTS,
-    TABLE,
-    find_place,
-    load_state_dict,
-    mismatch,
-    state_dict,
-    stored_ndim,
-)
+from minifocal.errors import InputError, check_option_names
+from minifocal.interop.descriptions import Description
+from minifocal.interop.layouts import HEAD, find_place, load_state_dict, mismatch, state_dict, stored_ndim
 from minifocal.interop.preprocess import Preprocess
 from minifocal.interop.resolve import UnseenFieldsError, resolve
-from minifocal.interop.safetensors_file import read_safetensors
+from minifocal.interop.source import STEMS, Source, open_source
 from minifocal.interop.tensors import StoredTensor
-from minifocal.interop.torch_file import TORCH_SUFFIXES, read_torch
 from minifocal.layers.initializers import get_initializer
 from minifocal.layers.linear import Linear
 from minifocal.models.config import FocalNetConfig
 from minifocal.models.focalnet import FocalNet
-from minifocal.training.checkpoint import METADATA, MODEL, read_header
-from minifocal.training.trainer import BEST, LAST
 
-HF_FILES = ("model.safetensors", "pytorch_model.bin")  # timm's folders have them too
-RUN_FILES = (BEST, LAST)
-SHARDS_SUFFIX = ".index.json"
-OWN_LAYOUT = "minifocal"
-DESCRIPTION = "minifocal.description"  # our own words in a file of another layout
-ZIP_SIGN, OLD_TORCH_SIGN = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-STATE_ENTRIES = ("model", "state_dict")
-PARALLEL_PREFIX = "module."  # of a network that PyTorch trained on several devices
-HF_PREFIX = "focalnet."
-MAX_NAME = 200  # characters
 PRETRAINING_PARTS = ("focalnet.embeddings.mask_token", "decoder.")  # of masked image modelling
 
 
@@ -180,118 +156,19 @@ def open_pretrained(path: str | Path, **overrides: Any) -> Pretrained:
     Arguments and errors are those of `load_pretrained`.
     """
     check_option_names(overrides, FocalNetConfig.__dataclass_fields__)
-    path = find_weights(Path(path))
-    found, description, metadata = _read(path)
-    header = read_header(metadata, path) if METADATA in metadata else None
+    source = open_source(Path(path))
+    understand = _foreign_weights if source.header is None else _own_checkpoint
     try:
-        if header is not None:
-            return _own_checkpoint(path, found, header, overrides)
-        return _foreign_weights(path, _plain_names(found), description, overrides)
+        return understand(source, overrides)
     except UnseenFieldsError as error:
-        raise UnseenFieldsError(f"{path}: {error}", list(error.fields)) from error
+        raise UnseenFieldsError(f"{source.path}: {error}", list(error.fields)) from error
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{source.path}: {error}") from error
 
 
-def find_weights(path: Path) -> Path:
-    """Give the file of weights: of a folder the first of the usual names, of a run its best checkpoint.
-
-    Raises:
-        InputError: there is none, it is in several parts, or it is no regular file.
-    """
-    try:
-        there = path.exists()
-    except OSError as error:  # a name that is too long
-        raise cannot_read(path, error) from error
-    if not there:
-        raise InputError(f"there is no checkpoint {path}; weights are not fetched here: give a file or a folder")
-    if not path.is_dir():
-        check_regular(path)
-        return path
-    found = [path / name for name in (*HF_FILES, *RUN_FILES) if (path / name).is_file()]
-    if found:
-        return found[0]
-    if any(path.glob(f"*{SHARDS_SUFFIX}")):
-        raise InputError(f'{path} holds weights in parts; save them whole: save_pretrained(max_shard_size="99GB")')
-    raise InputError(f"{path} holds no weights; give a file, or a folder with one of {', '.join(HF_FILES + RUN_FILES)}")
-
-
-def _read(path: Path) -> tuple[dict[str, Any], Description | None, dict[str, str]]:
-    """Open a file: what it holds by name, what it or its folder says about that, and a safetensors file's metadata."""
-    beside = read_folder(path.parent) if path.name in HF_FILES else None
-    try:
-        with path.open("rb") as file:
-            sign = file.read(16)
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    if sign.startswith(OLD_TORCH_SIGN):
-        raise InputError(f"{path} was written by PyTorch before 1.6; load it in PyTorch and save it again")
-    if not sign.startswith(ZIP_SIGN):
-        if path.suffix in TORCH_SUFFIXES:
-            raise InputError(f"{path} is no file of PyTorch 1.6 or newer: it is no zip archive; is it complete?")
-        tensors, metadata = read_safetensors(path)
-        return tensors, beside or _own_description(metadata.get(DESCRIPTION), path), metadata
-    saved = read_torch(path)
-    if not isinstance(saved, dict):
-        raise InputError(f"{path} must hold weights by name, got a {type(saved).__name__}")
-    beside = beside or read_official(saved.get("config"), path)
-    state = next((saved[entry] for entry in STATE_ENTRIES if isinstance(saved.get(entry), dict)), saved)
-    return state, beside or _own_description(saved.get(DESCRIPTION), path), {}
-
-
-def _own_description(text: Any, path: Path) -> Description | None:
-    """Read what `save_pretrained` puts beside weights of another layout."""
-    if text is None:
-        return None
-    try:
-        values = json.loads(text)
-        names, preprocess = values["class_names"], values["preprocess"]
-        return Description(
-            f"the description in {path.name}",
-            FocalNetConfig.from_dict(values["config"]).to_dict(),
-            None if names is None else tuple(map(str, names)),
-            None if preprocess is None else Preprocess.from_dict(preprocess),
-        )
-    except (KeyError, TypeError, RecursionError, ValueError) as error:  # an InputError is a ValueError
-        raise InputError(f"{path}: its {DESCRIPTION} is damaged: {one_line(str(error))}") from error
-
-
-def _plain_names(found: Mapping[Any, Any]) -> dict[str, StoredTensor]:
-    """Take the prefix of a parallel network away, and give Hugging Face's bare model the prefix that others have."""
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, StoredTensor):
-            raise InputError(f"{shown(name)} is no tensor of floating-point numbers; is this a file of weights?")
-    _check_names(found)
-    if found and all(name.startswith(PARALLEL_PREFIX) for name in found):
-        found = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in found.items()}
-    if any(HF_PREFIX + name == STEMS["hf"] for name in found):
-        found = {HF_PREFIX + name: tensor for name, tensor in found.items()}
-    return dict(found)
-
-
-def _check_names(names: Iterable[str]) -> None:
-    """Refuse names that no weight has and no message should hold."""
-    for name in names:
-        if not name.isprintable() or len(name) > MAX_NAME:
-            raise InputError(f"{shown(name)} is no name of a weight; the file is damaged")
-
-
-STEMS = {
-    layout: f"{TABLE[0].name(layout)}{'/kernel' if layout == 'edifice' else '.weight'}"
-    for layout in LAYOUTS
-    if layout != OWN_LAYOUT
-}
-"""The one weight by which each layout is known."""
-
-
-def _foreign_weights(
-    path: Path, tensors: dict[str, StoredTensor], description: Description | None, overrides: Mapping[str, Any]
-) -> Pretrained:
+def _foreign_weights(source: Source, overrides: Mapping[str, Any]) -> Pretrained:
     """Understand weights of another implementation."""
-    layout = next((layout for layout, stem in STEMS.items() if stem in tensors), None)
-    if layout is None:
-        some = ", ".join(sorted(tensors)[:3]) or "no tensor"
-        raise InputError(f"expected weights of a FocalNet, such as {', '.join(STEMS.values())}; found {some[:200]}")
+    layout, tensors, description = source.layout, source.tensors, source.description
     inferred = [f"layout {layout}: it has {STEMS[layout]}"]
     if left_out := [name for name in tensors if layout == "hf" and name.startswith(PRETRAINING_PARTS)]:
         inferred.append(f"left out, of masked image modelling: {', '.join(left_out)}")
@@ -305,7 +182,7 @@ def _foreign_weights(
     if assumed:
         inferred.append(f"images are prepared as usual: {preprocess.describe()}")
     return Pretrained(
-        path=path,
+        path=source.path,
         layout=layout,
         config=found.config,
         tensors=tensors,
@@ -333,10 +210,10 @@ def _own_shapes(tensors: Mapping[str, StoredTensor], layout: str) -> dict[str, t
     return {place.own_name: tensors[name].shape for name, place in known.items()}
 
 
-def _class_names(description: Description | None, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+def _class_names(description: Description, classes: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Give the class names where there is one for each class; else none, and a warning if that is a surprise."""
-    names = None if description is None else description.class_names
-    if description is None or names is None or len(names) == classes:
+    names = description.class_names
+    if names is None or len(names) == classes:
         return names, ()
     if not classes:
         return None, ()
@@ -344,24 +221,21 @@ def _class_names(description: Description | None, classes: int) -> tuple[tuple[s
     return None, (f"{stands_for}, but the weights have {classes}; the names are left out",)
 
 
-def _preprocess(description: Description | None, layout: str, config: FocalNetConfig) -> tuple[Preprocess, bool]:
+def _preprocess(description: Description, layout: str, config: FocalNetConfig) -> tuple[Preprocess, bool]:
     """Give what is said about images, or what is usual; and whether it is the latter."""
-    said = None if description is None else description.preprocess
+    said = description.preprocess
     if said is not None and len(said.standardize.mean) == config.in_chans:
         return said, False
     return Preprocess.usual(layout, config.image_hw[0], config.in_chans), True
 
 
-def _own_checkpoint(
-    path: Path, found: Mapping[str, StoredTensor], header: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> Pretrained:
+def _own_checkpoint(source: Source, overrides: Mapping[str, Any]) -> Pretrained:
     """Understand a checkpoint of this package."""
-    description, meta = header["description"], header["meta"]
+    assert source.header is not None
+    description, meta = source.header["description"], source.header["meta"]
     if description.get("architecture") != "FocalNet" or not isinstance(description.get("config"), dict):
         raise InputError("the checkpoint does not describe a FocalNet")
     config = FocalNetConfig.from_dict(description["config"])
-    tensors = {name.removeprefix(MODEL): tensor for name, tensor in found.items() if name.startswith(MODEL)}
-    _check_names(tensors)
     classes, names = config.num_classes, meta.get("class_names")
     if names is not None and not (isinstance(names, list) and len(names) == classes):
         raise InputError(f"expected a class name for each of {classes} classes in the checkpoint")
@@ -372,11 +246,11 @@ def _own_checkpoint(
         size = config.image_hw[0]
         preprocess = Preprocess(size, size, Standardize.from_dict(meta["standardize"]))
     return Pretrained(
-        path=path,
-        layout=OWN_LAYOUT,
+        path=source.path,
+        layout=source.layout,
         config=FocalNetConfig.from_dict({**config.to_dict(), **overrides}),
-        tensors=tensors,
-        dtype=_dtype(tensors),
+        tensors=source.tensors,
+        dtype=_dtype(source.tensors),
         class_names=None if names is None else tuple(map(str, names)),
         preprocess=preprocess,
         preprocess_is_assumed=False,

@@ -90,7 +90,7 @@ class Resolution(NamedTuple):
 def resolve(
     layout: str,
     shapes: Shapes,
-    description: Description | None,
+    description: Description,
     overrides: Mapping[str, Any],
     use_postln: bool | None = None,
 ) -> Resolution:
@@ -98,14 +98,13 @@ def resolve(
 
     Args:
         layout: of the weights. shapes: as for `visible_fields`.
-        description: what stands beside the weights, if anything.
+        description: what stands beside the weights.
         overrides: fields that are given.
         use_postln: whether the names show post-LN; None where they do not.
     Raises:
         InputError: the weights are no FocalNet's.
         UnseenFieldsError: fields have to be given; the message names them.
     """
-    description = description or Description("nothing")
     said = {name: tuple(v) if isinstance(v, list) else v for name, v in description.fields.items()}
     visible = visible_fields(shapes, layout, {**said, **overrides}.get("in_chans"))
     if use_postln is not None:

@@ -11,6 +11,7 @@ from minifocal.interop.layouts import find_place
 from minifocal.interop.resolve import UnseenFieldsError, matching_variants, resolve
 
 PYRAMIDS = [name for name in list_models() if not name.endswith("iso")]
+NOTHING = Description("nothing")
 NOT_IN_WEIGHTS = {"image_size", "drop_rate", "drop_path_rate", "layerscale_value", "pad_mode"}
 
 
@@ -33,7 +34,7 @@ def test_every_variant_is_recognised_by_its_shapes(name, layout):
     model = create_model(name, init="zeros", num_classes=5)
     use_postln = model.config.use_postln if layout == "timm" else None
     given = {"normalize_modulator": True} if layout == "timm" and name == "focalnet_large_fl4" else {}
-    found = resolve(layout, shapes_of(model, layout), None, given, use_postln)
+    found = resolve(layout, shapes_of(model, layout), NOTHING, given, use_postln)
     assert differences(found.config, model.config) <= {"pad_mode"}
     assert found.config.drop_path_rate == model.config.drop_path_rate
     assert found.warnings == ()
@@ -43,8 +44,10 @@ def test_every_variant_is_recognised_by_its_shapes(name, layout):
 def test_all_but_what_is_hidden_is_seen(config):
     visible = visible_fields(shapes_of(FocalNet(config, init="zeros")), "official")
     hidden = {name: getattr(config, name) for name in hidden_fields(visible)}
-    found = resolve("official", shapes_of(FocalNet(config, init="zeros")), None, hidden).config
+    found = resolve("official", shapes_of(FocalNet(config, init="zeros")), NOTHING, hidden).config
     allowed = {"patch_size"} if config.use_conv_embed else set()
+    allowed |= {"mlp_ratio"}  # many ratios give the same widths
+    assert [int(dim * found.mlp_ratio) for dim in config.dims] == [int(dim * config.mlp_ratio) for dim in config.dims]
     if max(config.focal_levels) == 0 or 0 in config.focal_levels:
         allowed |= {"focal_windows"}  # of a stage without levels there is no window to see
     assert differences(found, config) - NOT_IN_WEIGHTS <= allowed
@@ -71,24 +74,24 @@ def test_what_cannot_be_seen_is_asked_for_by_name():
     with pytest.raises(
         InputError, match=r"do not show use_postln and normalize_modulator.*give use_postln=False \("
     ) as e:
-        resolve("official", shapes_of(small()), None, {})
+        resolve("official", shapes_of(small()), NOTHING, {})
     assert "normalize_modulator=False" in str(e.value)
     with pytest.raises(InputError, match=r"do not show normalize_modulator, and"):
-        resolve("timm", shapes_of(small(), "timm"), None, {}, use_postln=True)
+        resolve("timm", shapes_of(small(), "timm"), NOTHING, {}, use_postln=True)
     with pytest.raises(InputError, match=r"do not show use_postln, and"):
-        resolve("official", shapes_of(small()), None, {"normalize_modulator": True})
+        resolve("official", shapes_of(small()), NOTHING, {"normalize_modulator": True})
 
 
 def test_a_stem_of_seven_pixels_is_asked_about_only_where_nothing_else_tells():
     one_stage = {"depths": (1,), "focal_levels": (2,), "focal_windows": (3,), "patch_size": 7}
     given = {"use_postln": False, "normalize_modulator": False}
     with pytest.raises(InputError, match=r"do not show use_conv_embed, and .*patches of 7 x 7 side by side"):
-        resolve("official", shapes_of(small(**one_stage)), None, given)
-    timm = resolve("timm", shapes_of(small(**one_stage), "timm"), None, given, use_postln=False).config
+        resolve("official", shapes_of(small(**one_stage)), NOTHING, given)
+    timm = resolve("timm", shapes_of(small(**one_stage), "timm"), NOTHING, given, use_postln=False).config
     assert timm.use_conv_embed is True  # its patches are of 4 pixels otherwise
-    two_stages = resolve("official", shapes_of(small(patch_size=7)), None, given).config
+    two_stages = resolve("official", shapes_of(small(patch_size=7)), NOTHING, given).config
     assert (two_stages.use_conv_embed, two_stages.patch_size) == (False, 7)
-    overlapping = resolve("official", shapes_of(small(use_conv_embed=True)), None, given).config
+    overlapping = resolve("official", shapes_of(small(use_conv_embed=True)), NOTHING, given).config
     assert (overlapping.use_conv_embed, overlapping.patch_size) == (True, 4)
 
 
@@ -98,16 +101,16 @@ def test_the_other_modulations_are_seen_too(modulation):
         image_size=16, patch_size=4, hidden_size=6, num_layers=2, num_classes=3, modulation=modulation
     )
     given = {"use_postln": False, **({"focal_windows": (3,)} if modulation == "box_mean" else {}), "image_size": 16}
-    assert differences(resolve("official", shapes_of(model), None, given).config, model.config) <= {"drop_path_rate"}
+    assert differences(resolve("official", shapes_of(model), NOTHING, given).config, model.config) <= {"drop_path_rate"}
     with pytest.raises(InputError, match="use_postln"):
-        resolve("official", shapes_of(model), None, {"image_size": 16})
+        resolve("official", shapes_of(model), NOTHING, {"image_size": 16})
 
 
 def test_with_one_level_edifice_has_no_window_to_ask_for():
     model = FocalNet.build(
         image_size=16, patch_size=4, hidden_size=6, num_layers=1, modulation="box_mean", focal_levels=1
     )
-    assert resolve("edifice", shapes_of(model, "edifice"), None, {"image_size": 16}).config.focal_levels == (1,)
+    assert resolve("edifice", shapes_of(model, "edifice"), NOTHING, {"image_size": 16}).config.focal_levels == (1,)
 
 
 def test_edifice_weights_do_not_show_the_window():
@@ -116,14 +119,14 @@ def test_edifice_weights_do_not_show_the_window():
     )
     shapes = shapes_of(model, "edifice")
     with pytest.raises(InputError, match=r"do not show focal_windows, and .*Edifice's default of focal_kernel"):
-        resolve("edifice", shapes, None, {"image_size": 16})
-    found = resolve("edifice", shapes, None, {"image_size": 16, "focal_windows": (5,)}).config
+        resolve("edifice", shapes, NOTHING, {"image_size": 16})
+    found = resolve("edifice", shapes, NOTHING, {"image_size": 16, "focal_windows": (5,)}).config
     assert differences(found, model.config) <= {"drop_path_rate"}
     with pytest.raises(InputError, match=r"48 numbers are no square patch of 5 channels; give in_chans="):
-        resolve("edifice", shapes, None, {"in_chans": 5})
+        resolve("edifice", shapes, NOTHING, {"in_chans": 5})
     for odd in (0, -1, 2.5, "x"):
         with pytest.raises(InputError, match="in_chans must be an integer of at least 1"):
-            resolve("edifice", shapes, None, {"in_chans": odd})
+            resolve("edifice", shapes, NOTHING, {"in_chans": odd})
 
 
 # The traps
@@ -132,7 +135,7 @@ def test_edifice_weights_do_not_show_the_window():
 def test_base_iso_as_released_has_the_old_meaning_of_post_ln():
     old = {"use_postln": False, "use_postln_in_modulation": True}
     model = create_model("focalnet_base_iso", init="zeros", **old)
-    found = resolve("official", shapes_of(model), None, {})
+    found = resolve("official", shapes_of(model), NOTHING, {})
     assert differences(found.config, model.config) == set()
     (warning,) = found.warnings
     assert "released weights of focalnet_base_iso, older than November 2022" in warning
@@ -142,9 +145,9 @@ def test_timm_large_fl4_has_to_be_asked_which_of_two_functions():
     model = create_model("focalnet_large_fl4", init="zeros")
     shapes = shapes_of(model, "timm")
     with pytest.raises(InputError, match=r"give normalize_modulator=True for the network as it was trained, or False"):
-        resolve("timm", shapes, None, {}, use_postln=True)
+        resolve("timm", shapes, NOTHING, {}, use_postln=True)
     for choice in (True, False):
-        found = resolve("timm", shapes, None, {"normalize_modulator": choice}, use_postln=True)
+        found = resolve("timm", shapes, NOTHING, {"normalize_modulator": choice}, use_postln=True)
         assert found.config.normalize_modulator is choice
         assert found.warnings == ()
 
@@ -161,7 +164,7 @@ def test_hugging_face_large_fl4_is_loaded_as_it_says_with_a_warning():
 
 
 def test_the_official_large_fl4_is_taken_as_it_was_trained():
-    found = resolve("official", shapes_of(create_model("focalnet_large_fl4", init="zeros")), None, {})
+    found = resolve("official", shapes_of(create_model("focalnet_large_fl4", init="zeros")), NOTHING, {})
     assert found.config.normalize_modulator is True
     assert found.config.use_postln is True
 
@@ -179,7 +182,7 @@ def test_widths_that_a_configuration_has_wrong_are_those_of_the_weights():
 def test_a_bare_variant_function_of_the_official_code_is_seen_to_have_two_levels():
     """focalnet_tiny_lrf() builds two levels, since its three stand in a YAML file only."""
     bare = create_model("focalnet_tiny_lrf", init="zeros", focal_levels=(2, 2, 2, 2))
-    found = resolve("official", shapes_of(bare), None, {})
+    found = resolve("official", shapes_of(bare), NOTHING, {})
     assert found.config.focal_levels == (2, 2, 2, 2)
     assert any("assumed, as in the published focalnet_tiny_srf: use_postln False" in line for line in found.inferred)
     with pytest.raises(InputError, match="give focal_levels= and focal_windows= as the weights have them"):
@@ -214,38 +217,40 @@ def test_a_missing_weight_is_named(lose, message):
     shapes = shapes_of(small())
     del shapes[lose]
     with pytest.raises(InputError, match=message):
-        resolve("official", shapes, None, {})
+        resolve("official", shapes, NOTHING, {})
 
 
 def test_stages_with_a_gap_are_refused():
     shapes = {name.replace("layers.1", "layers.3"): shape for name, shape in shapes_of(small()).items()}
     with pytest.raises(InputError, match="not numbered from 0 without a gap to at most 19"):
-        resolve("official", shapes, None, {})
+        resolve("official", shapes, NOTHING, {})
 
 
 def test_mlps_of_no_common_ratio_are_refused():
     shapes = shapes_of(small())
     shapes["layers.1.blocks.0.mlp.fc1.bias"] = (5,)
     with pytest.raises(InputError, match=r"hidden channels \[16, 5\] of the MLPs"):
-        resolve("official", shapes, None, {})
+        resolve("official", shapes, NOTHING, {})
 
 
 def test_kernels_that_grow_by_different_steps_are_refused():
     shapes = shapes_of(small())
     shapes["layers.1.blocks.0.modulation.focal_layers.1.0.weight"] = (8, 1, 7, 7)
     with pytest.raises(InputError, match=r"the kernels \[\[3, 5\], \[3, 7\]\] .* do not all grow by the same step"):
-        resolve("official", shapes, None, {})
+        resolve("official", shapes, NOTHING, {})
 
 
 def test_the_fields_that_are_asked_for_come_with_their_usual_values():
     with pytest.raises(UnseenFieldsError) as error:
-        resolve("official", shapes_of(small()), None, {})
+        resolve("official", shapes_of(small()), NOTHING, {})
     assert error.value.fields == {"use_postln": False, "normalize_modulator": False}
 
 
 def test_a_field_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match="unknown option levels"):
-        resolve("official", shapes_of(small()), None, {"use_postln": False, "normalize_modulator": False, "levels": 3})
+        resolve(
+            "official", shapes_of(small()), NOTHING, {"use_postln": False, "normalize_modulator": False, "levels": 3}
+        )
 
 
 def test_what_weights_show_in_part_agrees_with_what_is_said_of_the_rest():
