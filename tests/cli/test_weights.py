@@ -152,6 +152,7 @@ def test_predict_needs_a_classifier(photos, tmp_path, capsys):
         (json.dumps({str(label + 1): "x" for label in range(10)}), "0 to 9 without a gap"),
         ("3", "expected a name for each of 10 classes, found none"),
         ("[" * 10**5, "found 1"),
+        (json.dumps([[]] * 9), "expected a name for each of 10 classes, found 9"),
     ],
 )
 def test_a_file_of_other_names_is_refused(tmp_path, capsys, content, message):
@@ -208,11 +209,18 @@ def test_evaluate_measures_what_the_network_gives_for_images_prepared_as_it_want
             for path in folder.glob("*.jpg"):
                 (target / path.name).write_bytes(path.read_bytes())
     assert main(["evaluate", str(CKPT_FILES["hf"]), "--data", str(photos), "--set", "image_size=32"]) == 0
-    accuracy = float(re.search(r"test accuracy (\d+\.\d\d) %", capsys.readouterr().out)[1])
+    out = capsys.readouterr().out
+    accuracy = float(re.search(r"test accuracy (\d+\.\d\d) %", out)[1])
+    assert "images are taken as they are" not in out
     opened = interop.open_pretrained(CKPT_FILES["hf"])
     model, paths = opened.build(), sorted(photos.glob("test/n*/*.jpg"))
     right = [model(opened.preprocess.read(path, "float32")).argmax() == int(path.parent.name[1:]) for path in paths]
     assert accuracy == round(100 * float(np.mean(right)), 2)
+    first = out.splitlines()[3].split()
+    assert first[:4] == ["LABEL_0", "3", f"{100 * np.mean(right[:3]):.2f}", "%"]
+    mistakes = re.findall(r"LABEL_\d+ \((\d+)\)", out)
+    assert sum(map(int, mistakes)) == len(right) - sum(right)
+    assert "0" not in mistakes
 
 
 def test_evaluate_takes_all_images_of_a_folder(photos, capsys):

@@ -48,6 +48,8 @@ def test_tensors_and_metadata_come_back(read):
         assert tensors[name].shape == array.shape
         assert tensors[name].dtype == ("float64" if name == "b" else "float32")
         np.testing.assert_array_equal(tensors[name].read(), array)
+        assert np.asarray(tensors[name]).dtype == tensors[name].dtype
+        assert np.asarray(tensors[name], dtype="float16").dtype == "float16"
         np.testing.assert_array_equal(np.asarray(tensors[name].astype("float64")), array.astype("float64"))
 
 
