@@ -31,13 +31,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests beside other libraries out unless they are asked for; they skip with one visible line."""
-    if "peers" not in config.getoption("-m"):
-        for item in items:
-            if item.get_closest_marker("peers"):
-                item.add_marker(
-                    pytest.mark.skip('beside torch, transformers and timm: run them with "pytest -m peers"')
-                )
+    """Leave the tests beside other libraries out unless they are asked for; the first one is skipped, for all."""
+    if "peers" in config.getoption("-m"):
+        return
+    peers = [item for item in items if item.get_closest_marker("peers")]
+    if peers:
+        text = f'{len(peers)} tests beside torch, transformers and timm: run them with "pytest -m peers"'
+        peers[0].add_marker(pytest.mark.skip(text))
+        config.hook.pytest_deselected(items=peers[1:])
+        items[:] = [item for item in items if item not in peers[1:]]
 
 
 @pytest.fixture(scope="session")
