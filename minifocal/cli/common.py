@@ -9,7 +9,7 @@ from typing import Any
 
 from minifocal.data import DATASETS, Dataset, Splits
 from minifocal.data.dataset import stratified_split
-from minifocal.errors import InputError, check_option_names
+from minifocal.errors import InputError, check_option_names, one_line
 from minifocal.interop import Preprocess, Pretrained, open_pretrained
 from minifocal.interop.descriptions import read_class_names
 from minifocal.interop.resolve import UnseenFieldsError
@@ -142,7 +142,7 @@ def class_names_of(pretrained: Pretrained, args: argparse.Namespace) -> list[str
     if args.names is not None:
         names = read_class_names(args.names, pretrained.config.num_classes)
     names = names or [f"class {label}" for label in range(pretrained.config.num_classes)]
-    return ["".join(letter if letter.isprintable() else " " for letter in name) for name in names]
+    return list(map(one_line, names))
 
 
 def on_terminal() -> bool:
