@@ -1,5 +1,6 @@
 """Values of a file in an error message: one short line, whatever they are."""
 
+import numpy as np
 import pytest
 
 from minifocal.errors import shown
@@ -12,6 +13,8 @@ from minifocal.errors import shown
         (True, "True"),
         (None, "None"),
         (0.5, "0.5"),
+        (np.int64(-3), "-3"),
+        (np.float32(0.5), "0.5"),
         ("a\nb", "'a\\nb'"),
         (b"a", "b'a'"),
         ([1, "b"], "[1, 'b']"),

@@ -175,7 +175,8 @@ def _read_classes(folder: Path, read: Callable[[Path], np.ndarray]) -> Dataset:
     paths = [path for members in files for path in members]
     first = read(paths[0])
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
-    for index, path in enumerate(paths):
+    images[0] = first
+    for index, path in enumerate(paths[1:], start=1):
         images[index] = read(path)
     labels = np.repeat(np.arange(len(classes)), [len(members) for members in files])
     return Dataset(images, labels, tuple(path.name for path in classes))
