@@ -55,7 +55,7 @@ def shown(value: Any) -> str:
 def _shown_plain(value: Any) -> str:
     if isinstance(value, str | bytes):
         return repr(value[:60])
-    enormous = isinstance(value, Integral) and abs(value) >= 10**30
+    enormous = isinstance(value, Integral) and abs(int(value)) >= 10**30
     if value is None or (isinstance(value, Real) and not enormous):
         return str(value)
     return f"a {type(value).__name__}"
