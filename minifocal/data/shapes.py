@@ -17,7 +17,7 @@ import numpy as np
 
 from minifocal.arrays import random_generator
 from minifocal.data.dataset import Dataset, Splits
-from minifocal.errors import InputError
+from minifocal.errors import InputError, shown
 
 SHAPE_NAMES = ("circle", "square", "triangle", "cross")
 PIECES_PER_IMAGE = 8  # a multiple of the kinds: equally many of each
@@ -35,6 +35,7 @@ SCENE_PARTS = {
     "gratings": GRATINGS_PER_IMAGE * 6,  # frequency, direction, phase, amplitude of red, green and blue
 }
 PIXELS_PER_CHUNK = 2**18
+MAX_SIZE = 1024  # pixels; 2,500 images of it take 8 GB
 
 
 def make_shapes(count: int, size: int = 32, seed: int = 0) -> Dataset:
@@ -55,6 +56,8 @@ def make_shapes(count: int, size: int = 32, seed: int = 0) -> Dataset:
         raise InputError(f"count must be at least 1, got {count}")
     if size < 16:
         raise InputError(f"size must be at least 16 pixels for the shapes to be told apart, got {size}")
+    if size > MAX_SIZE:
+        raise InputError(f"size must be at most {MAX_SIZE} pixels, got {shown(size)}")
     images = np.empty((count, 3, size, size), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
     chunk = max(1, PIXELS_PER_CHUNK // size**2)

@@ -115,6 +115,7 @@ class Preprocess:
         if not is_real(share) or not 0.01 <= share <= 1:
             raise InputError(f"{source}: crop_pct must be at least 0.01 and at most 1, got {shown(share)}")
         crop = input_size[1]
+        check_integer(f"{source}: input_size", crop, at_least=1, at_most=MAX_SIDE)
         mean, std = values.get("mean", IMAGENET_MEAN), values.get("std", IMAGENET_STD)
         try:
             standardize = Standardize.from_dict({"mean": mean, "std": std})

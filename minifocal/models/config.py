@@ -113,8 +113,12 @@ class FocalNetConfig:
         """Make a configuration of named fields.
 
         Raises:
-            InputError: a name that is no field, or a value that makes no network.
+            InputError: no dict, a name that is no field, or a value that makes no network.
         """
+        if not isinstance(values, dict):
+            raise InputError(
+                f"a network's configuration must be a dict, or a JSON object, of fields, got {shown(values)}"
+            )
         check_option_names(values, cls.__dataclass_fields__)
         return cls(**values)
 
@@ -129,8 +133,6 @@ class FocalNetConfig:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:  # also of a number with too many digits
             raise InputError(f"a network's configuration must be JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise InputError(f"a network's configuration must be a JSON object, got {type(values).__name__}")
         return cls.from_dict(values)
 
     def _check_numbers(self) -> None:

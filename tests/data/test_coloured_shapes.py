@@ -163,3 +163,8 @@ def test_train_and_test_are_different_images_of_one_seed():
 def test_impossible_sizes_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_size_that_no_memory_holds_is_refused():
+    with pytest.raises(InputError, match="size must be at most 1024 pixels, got a int"):
+        make_shapes(1, 10**40)

@@ -341,6 +341,7 @@ def test_where_nothing_is_said_images_are_prepared_as_usual():
         ("description", {"architecture": "FocalNet", "config": {**TINY.to_dict(), "depths": [9999, 9999]}}),
         ("description", {"architecture": "FocalNet", "config": {**TINY.to_dict(), "embed_dim": 2**29}}),
         ("description", {"architecture": "FocalNet", "config": {"a\nb": 1}}),
+        ("description", {"architecture": "FocalNet", "config": "x"}),
         ("meta", [1]),
         ("meta", {"class_names": 3}),
         ("meta", {"class_names": ["a"]}),
@@ -445,9 +446,13 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
         ('{"architecture": "focalnet_tiny_srf", "pretrained_cfg": 3}', "pretrained_cfg must be an object"),
         ('{"architecture": "x", "pretrained_cfg": {"input_size": 3}}', "input_size must be channels, height and width"),
         ('{"architecture": "x", "pretrained_cfg": {"crop_pct": 0}}', "crop_pct must be at least 0.01"),
+        (
+            '{"architecture": "x", "pretrained_cfg": {"input_size": [3, 1' + "0" * 400 + ", 1]}}",
+            "input_size must be at most",
+        ),
         ('{"architecture": "x", "pretrained_cfg": {"interpolation": "random"}}', "resample must be one of nearest"),
         (
-            '{"architecture": "x", "pretrained_cfg": {"input_size": [3, 10000000, 1]}}',
+            '{"architecture": "x", "pretrained_cfg": {"input_size": [3, 2000000, 1]}}',
             "resize must be at least",
         ),
     ],
@@ -551,7 +556,15 @@ def test_an_unknown_field_lists_those_there_are():
 
 
 def test_a_description_of_ours_that_is_damaged_is_refused(tmp_path):
-    for text in ("{", "{}", "[]", "[" * 10**5, "1" * 5000, '{"config": 3, "class_names": null, "preprocess": null}'):
+    for text in (
+        "{",
+        "{}",
+        "[]",
+        '{"config": [1], "class_names": null, "preprocess": null}',
+        "[" * 10**5,
+        "1" * 5000,
+        '{"config": 3, "class_names": null, "preprocess": null}',
+    ):
         write_torch(tmp_path / "a.pth", in_torch_shapes(tiny()), {"minifocal.description": text})
         with pytest.raises(InputError, match=r"its minifocal.description is damaged"):
             load_pretrained(tmp_path / "a.pth")
