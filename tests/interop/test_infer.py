@@ -220,6 +220,12 @@ def test_a_missing_weight_is_named(lose, message):
         resolve("official", shapes, NOTHING, {})
 
 
+def test_a_stem_alone_is_no_network():
+    stem = {name: shape for name, shape in shapes_of(small()).items() if name.startswith("patch_embed")}
+    with pytest.raises(InputError, match="its stages are not numbered from 0"):
+        resolve("official", stem, NOTHING, {})
+
+
 def test_stages_with_a_gap_are_refused():
     shapes = {name.replace("layers.1", "layers.3"): shape for name, shape in shapes_of(small()).items()}
     with pytest.raises(InputError, match="not numbered from 0 without a gap to at most 19"):

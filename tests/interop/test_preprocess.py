@@ -136,6 +136,7 @@ def test_what_is_written_for_hugging_face_reads_back():
     prepared = Preprocess(40, 24, Standardize((0.25, 0.5, 0.75), (0.1, 0.2, 0.3)), "bilinear", "down")
     assert Preprocess.from_hf(prepared.to_hf(), "x") == (prepared, ())
     assert Preprocess.from_dict(prepared.to_dict()) == prepared
+    assert [Preprocess.usual("hf", 8, channels).to_hf()["do_convert_rgb"] for channels in (1, 3)] == [False, True]
 
 
 def test_another_size_keeps_the_share_of_the_crop():
