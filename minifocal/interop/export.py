@@ -70,12 +70,11 @@ def save_pretrained(
     Warns:
         UserWarning: the other implementation treats images of this network's size differently.
     """
-    check_exportable(model.config, Path(path), layout)
+    write_pretrained(model, Path(path), layout, class_names, preprocess)
     step = _even_step(model.config)
     if any(pixels % step for pixels in model.config.image_hw):
         for change in changes_of_function(model.config, layout):
             warnings.warn(change, stacklevel=2)
-    write_pretrained(model, Path(path), layout, class_names, preprocess)
 
 
 def write_pretrained(
@@ -97,12 +96,13 @@ def write_pretrained(
         return
     tensors = {name: as_numpy(array) for name, array in state_dict(model, layout=layout).items()}
     if layout == "hf":
-        with saving(path), atomic_folder(path) as folder:
-            write_safetensors(folder / HF_FILES[0], tensors, {"format": "pt"})
-            _write_json(folder / CONFIG_FILE, {**hf_config(config, names), "dtype": model.dtype})
-            if preprocess is not None:
-                _write_json(folder / PREPROCESSOR_FILE, preprocess.to_hf())
-            else:  # one that is left from other weights would be taken for these
+        with saving(path):
+            with atomic_folder(path) as folder:
+                write_safetensors(folder / HF_FILES[0], tensors, {"format": "pt"})
+                _write_json(folder / CONFIG_FILE, {**hf_config(config, names), "dtype": model.dtype})
+                if preprocess is not None:
+                    _write_json(folder / PREPROCESSOR_FILE, preprocess.to_hf())
+            if preprocess is None:  # one that is left from other weights would be taken for these
                 (path / PREPROCESSOR_FILE).unlink(missing_ok=True)
         return
     prepared = None if preprocess is None else preprocess.to_dict()

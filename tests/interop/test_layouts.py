@@ -198,11 +198,22 @@ def test_an_unknown_layout_lists_those_there_are():
         interop.state_dict(FocalNet(ALL_ON), layout="keras")
 
 
-@pytest.mark.parametrize("name", ["layers.00.blocks.0.norm1.weight", "layers.0.blocks.0.norm1", "head", "x", ""])
-def test_names_that_are_none_are_not_found(name):
-    place = find_place(name, "official")
-    assert place is None or place.own_name == name
-    assert find_place(name, "timm") is None or not name.startswith("layers.00")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x",
+        "head.weight.weight",
+        "layers.00.blocks.0.norm1.weight",
+        "layers.0.blocks.0.norm1.scale",
+        "layers.0.blocks.0.norm3.weight",
+        "layers.12345.blocks.0.norm1.weight",
+        "layers." + "1" * 5000 + ".blocks.0.norm1.weight",
+    ],
+)
+def test_names_that_are_none_are_not_found(name, layout):
+    assert find_place(name, layout) is None
 
 
 def test_no_two_lines_of_the_table_share_a_name():

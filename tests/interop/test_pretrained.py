@@ -658,7 +658,7 @@ def test_a_folder_is_written_over_as_a_whole(tmp_path):
 
 
 def test_a_folder_that_cannot_be_finished_stays_as_it_was(tmp_path, monkeypatch):
-    save_pretrained(tiny(), tmp_path / "a")
+    save_pretrained(tiny(), tmp_path / "a", preprocess=PREPARED)
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
 
     def fail(*arguments):
@@ -668,6 +668,23 @@ def test_a_folder_that_cannot_be_finished_stays_as_it_was(tmp_path, monkeypatch)
     for folder in ("a", "b"):
         with pytest.raises(KeyboardInterrupt):
             save_pretrained(tiny(num_classes=5), tmp_path / folder)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_cannot_be_moved_into_place_stays_as_it_was(tmp_path, monkeypatch):
+    save_pretrained(tiny(), tmp_path / "a", preprocess=PREPARED)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    move = os.replace
+
+    def refuse(source, target):
+        if Path(target).parent == tmp_path / "a":
+            raise PermissionError(13, "Permission denied")
+        move(source, target)
+
+    monkeypatch.setattr("minifocal.files.os.replace", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*: Permission denied"):
+        save_pretrained(tiny(num_classes=5), tmp_path / "a")
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
