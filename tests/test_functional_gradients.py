@@ -38,7 +38,9 @@ from minifocal.functional.layer_norm import layer_norm_backward, layer_norm_forw
 from minifocal.functional.layer_scale import layer_scale_backward, layer_scale_forward
 from minifocal.functional.linear import linear_backward, linear_forward
 from minifocal.functional.mean_pool import mean_pool_backward, mean_pool_forward
+from minifocal.functional.modulate import modulate_backward, modulate_forward
 from minifocal.functional.patches import patches_backward, patches_forward
+from minifocal.functional.split import split_backward, split_forward
 from minifocal.gradcheck import check_gradients
 
 B, H, W, C = 2, 5, 4, 3
@@ -95,6 +97,15 @@ def global_level_back(dy, cache):
     return *global_level_backward(dy, cache), dy
 
 
+def parts_in_another_order(x):
+    (first, second, third), cache = split_forward(x, (1, 3, 2))
+    return get_array_module(x).concatenate([third, first, second], axis=-1), cache
+
+
+def parts_in_another_order_back(dy, cache):
+    return split_backward((dy[..., 2:3], dy[..., 3:], dy[..., :2]), cache)
+
+
 def labelled(smoothing):
     def forward(logits):
         labels = get_array_module(logits).asarray(np.array([4, 0, 2]))
@@ -144,6 +155,8 @@ CASES = [
     case("drop_path", drawn(drop_path_forward, 0.4), drop_backward, x=(6, H, C)),
     case("drop_path at rate 0", drawn(drop_path_forward, 0.0), drop_backward, x=(6, H, C)),
     case("dropout", drawn(dropout_forward, 0.4), drop_backward, x=MAP),
+    case("modulate", modulate_forward, modulate_backward, x=MAP, modulator=MAP),
+    case("split", parts_in_another_order, parts_in_another_order_back, x=(B, H, W, 6)),
     case("mean_pool", mean_pool_forward, mean_pool_backward, x=MAP),
     case("cross_entropy", labelled(0.0), cross_entropy_back, logits=(3, 5)),
     case("cross_entropy smoothed", labelled(0.3), cross_entropy_back, logits=(3, 5)),

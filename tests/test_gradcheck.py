@@ -6,12 +6,13 @@ arrays, by that mistake alone.
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from scipy.special import erf
 
 from minifocal.arrays import random_generator
 from minifocal.errors import InputError
@@ -37,7 +38,9 @@ from minifocal.functional.layer_norm import layer_norm_backward, layer_norm_forw
 from minifocal.functional.layer_scale import layer_scale_backward, layer_scale_forward
 from minifocal.functional.linear import linear_backward, linear_forward
 from minifocal.functional.mean_pool import mean_pool_backward, mean_pool_forward
+from minifocal.functional.modulate import modulate_backward, modulate_forward
 from minifocal.functional.patches import patches_backward, patches_forward
+from minifocal.functional.split import split_backward, split_forward
 from minifocal.gradcheck import check_gradients, check_layer
 from minifocal.layers.initializers import get_initializer
 from minifocal.layers.layer_norm import LayerNorm
@@ -78,12 +81,24 @@ def dropped(x):
     return drop_path_forward(x, 0.4, random_generator(2))
 
 
+def halves(x):
+    """Two parts of a split, exchanged and joined again."""
+    (first, second), cache = split_forward(x, (1, 2))
+    return np.concatenate([second, first], axis=-1), cache
+
+
+def halves_back(dy, cache):
+    return split_backward((dy[..., 2:], dy[..., :2]), cache)
+
+
 OVERLAP = partial(patches_forward, size=3, stride=2, padding=((1, 1), (0, 2)))
 SUBJECTS = {
     "linear": Subject(linear_forward, linear_backward, {"x": MAP, "weight": (C, 4), "bias": (4,)}),
     "square linear": Subject(linear_forward, linear_backward, {"x": (C, C), "weight": (C, C), "bias": (C,)}),
     "gelu": Subject(gelu_forward, gelu_backward, {"x": MAP}),
     "gelu_tanh": Subject(gelu_tanh_forward, gelu_tanh_backward, {"x": MAP}),
+    "modulate": Subject(modulate_forward, modulate_backward, {"x": MAP, "modulator": MAP}),
+    "split": Subject(halves, halves_back, {"x": MAP}),
     "sigmoid": Subject(sigmoid_forward, sigmoid_backward, {"x": MAP}),
     "layer_norm": Subject(
         partial(layer_norm_forward, eps=0.1), layer_norm_backward, {"x": MAP, "weight": (C,), "bias": (C,)}
@@ -196,6 +211,15 @@ def swapped(backward):
     return wrong
 
 
+def draw(subject):
+    rng = np.random.default_rng(7)
+    return {name: rng.standard_normal(shape) for name, shape in SUBJECTS[subject].shapes.items()}
+
+
+X = draw("gelu")["x"]  # GELU's caches hold the slope in place of what it is made of
+CDF = 0.5 * (1.0 + erf(X * math.sqrt(0.5)))
+TANH = np.tanh(math.sqrt(2.0 / math.pi) * (X + 0.044715 * X**3))
+
 PLANTS = [  # subject, mistake, how the way back is changed, the arrays whose gradients become wrong
     ("linear", "dbias of one position only", change(2, lambda g, dy, c: rows(dy)[0]), "bias"),
     ("linear", "dbias averaged, not summed", change(2, lambda g, dy, c: rows(dy).mean(axis=0)), "bias"),
@@ -205,18 +229,23 @@ PLANTS = [  # subject, mistake, how the way back is changed, the arrays whose gr
     ("square linear", "dweight transposed", change(1, lambda g, dy, c: g.T), "weight"),
     ("square linear", "dx by the weight as it stands", change(0, lambda g, dy, c: dy @ c.weight), "x"),
     ("square linear", "dx and dweight swapped", swapped, "x weight"),
-    ("gelu", "the term x φ(x) forgotten", instead(lambda dy, c: dy * c.cdf), "x"),
-    ("gelu", "the density without 1/√(2π)", instead(lambda dy, c: dy * (c.cdf + c.x * np.exp(-0.5 * c.x**2))), "x"),
+    ("gelu", "the term x φ(x) forgotten", instead(lambda dy, c: dy * CDF), "x"),
+    ("gelu", "the density without 1/√(2π)", instead(lambda dy, c: dy * (CDF + X * np.exp(-0.5 * X**2))), "x"),
     ("gelu", "the derivative of the tanh form",
-     instead(lambda dy, c: gelu_tanh_backward(dy, gelu_tanh_forward(c.x)[1])), "x"),
+     instead(lambda dy, c: gelu_tanh_backward(dy, gelu_tanh_forward(X)[1])), "x"),
+    ("gelu", "the value for the slope", instead(lambda dy, c: dy * X * CDF), "x"),
     ("gelu", "sign", change(0, lambda g, dy, c: -g), "x"),
     ("gelu", "zeros", change(0, lambda g, dy, c: 0.0 * g), "x"),
     ("gelu", "dy ignored", change(0, lambda g, dy, c: g / dy), "x"),
     ("gelu", "one of 90 elements is off by 1e-4", change(0, lambda g, dy, c: g * (1 + 1e-4 * (g == g.max()))), "x"),
     ("gelu_tanh", "the derivative of the erf form",
-     instead(lambda dy, c: gelu_backward(dy, gelu_forward(c.x)[1])), "x"),
+     instead(lambda dy, c: gelu_backward(dy, gelu_forward(X)[1])), "x"),
     ("gelu_tanh", "u' without its cubic term",
-     instead(lambda dy, c: dy * 0.5 * (1 + c.tanh + c.x * (1 - c.tanh**2) * math.sqrt(2 / math.pi))), "x"),
+     instead(lambda dy, c: dy * 0.5 * (1 + TANH + X * (1 - TANH**2) * math.sqrt(2 / math.pi))), "x"),
+    ("modulate", "dx by x", change(0, lambda g, dy, c: dy * c.x), "x"),
+    ("modulate", "dmodulator summed over channels",
+     change(1, lambda g, dy, c: 0.0 * g + g.sum(axis=-1, keepdims=True)), "modulator"),
+    ("split", "the parts in another order", instead(lambda dy, c: dy), "x"),
     ("sigmoid", "y (1 + y)", instead(lambda dy, c: dy * c.y * (1 + c.y)), "x"),
     ("layer_norm", "the mean forgotten", change(0, lambda g, dy, c: layer_norm_dx(dy, c, mean=0.0)), "x"),
     ("layer_norm", "the variance forgotten", change(0, lambda g, dy, c: layer_norm_dx(dy, c, variance=0.0)), "x"),
@@ -296,11 +325,6 @@ PLANTS = [  # subject, mistake, how the way back is changed, the arrays whose gr
 ]  # fmt: skip
 
 
-def draw(subject):
-    rng = np.random.default_rng(7)
-    return {name: rng.standard_normal(shape) for name, shape in SUBJECTS[subject].shapes.items()}
-
-
 @pytest.mark.parametrize("options", [{}, {"method": "complex", "elementwise": True}], ids=["central", "complex"])
 @pytest.mark.parametrize(("subject", "mistake", "plant", "wrong"), PLANTS, ids=[f"{p[0]}: {p[1]}" for p in PLANTS])
 def test_a_planted_mistake_is_caught_and_named(subject, mistake, plant, wrong, options):
@@ -313,8 +337,9 @@ def test_a_planted_mistake_is_caught_and_named(subject, mistake, plant, wrong, o
 
 
 def test_enough_mistakes_are_planted_over_every_operation():
-    operations = {subject.split()[-1] for subject, *_ in PLANTS}
-    assert operations >= {*REFERENCE.__dataclass_fields__} - {"name", "dropout"}  # dropout shares drop_path's way back
+    planted = {subject.split()[-1] for subject, *_ in PLANTS}
+    operations = {field.name for field in fields(REFERENCE) if isinstance(getattr(REFERENCE, field.name), Op)}
+    assert planted >= operations - {"dropout"}  # it shares drop_path's way back
     assert len(PLANTS) >= 25
 
 

@@ -13,14 +13,16 @@ TANH_CUBIC = 0.044715  # the coefficient that Hendrycks and Gimpel fitted
 
 
 class GeluCache(NamedTuple):
-    """What `gelu_backward` needs."""
+    """What `gelu_backward` and `gelu_tanh_backward` need."""
 
-    x: Array
-    cdf: Array  # Φ(x), the standard normal distribution function
+    slope: Array  # dy/dx, shape of x
 
 
 def gelu_forward(x: Array) -> tuple[Array, GeluCache]:
     """Gaussian error linear unit: y = x Φ(x), Φ(x) = (1 + erf(x/√2)) / 2, elementwise.
+
+    The slope on the way back, Φ(x) + x φ(x) with φ the standard normal density, needs what is at hand here, so it is
+    cached in place of x.
 
     Args:
         x: any shape, float.
@@ -28,46 +30,38 @@ def gelu_forward(x: Array) -> tuple[Array, GeluCache]:
         y: shape and dtype of x; and a GeluCache.
     Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415).
     """
+    xp = get_array_module(x)
     cdf = 0.5 * (1.0 + erf(x * SQRT_HALF))
-    return x * cdf, GeluCache(x, cdf)
+    density = INV_SQRT_2PI * xp.exp(-0.5 * x * x)
+    return x * cdf, GeluCache(cdf + x * density)
 
 
 def gelu_backward(dy: Array, cache: GeluCache) -> Array:
-    """Gradient of gelu_forward: dx = dy (Φ(x) + x φ(x)), φ the standard normal density."""
-    x, cdf = cache
-    xp = get_array_module(dy, x)
-    density = INV_SQRT_2PI * xp.exp(-0.5 * x * x)
-    return dy * (cdf + x * density)
+    """Gradient of gelu_forward: dx = dy (Φ(x) + x φ(x))."""
+    return dy * cache.slope
 
 
-class GeluTanhCache(NamedTuple):
-    """What `gelu_tanh_backward` needs."""
-
-    x: Array
-    tanh: Array  # tanh(u), u as in gelu_tanh_forward
-
-
-def gelu_tanh_forward(x: Array) -> tuple[Array, GeluTanhCache]:
+def gelu_tanh_forward(x: Array) -> tuple[Array, GeluCache]:
     """GELU by tanh, a different function: y = x (1 + tanh u) / 2, u = √(2/π) (x + 0.044715 x³).
 
     It departs from the exact GELU by up to 5e-4. Some published MLPs were trained with it
-    ("gelu_pytorch_tanh").
+    ("gelu_pytorch_tanh"). Its slope is (1 + tanh u) / 2 + x (1 - tanh² u) u' / 2.
 
     Args:
         x: any shape, float.
     Returns:
-        y: shape and dtype of x; and a GeluTanhCache.
+        y: shape and dtype of x; and a GeluCache.
     """
     xp = get_array_module(x)
     tanh = xp.tanh(SQRT_2_OVER_PI * (x + TANH_CUBIC * x * x * x))
-    return 0.5 * x * (1.0 + tanh), GeluTanhCache(x, tanh)
-
-
-def gelu_tanh_backward(dy: Array, cache: GeluTanhCache) -> Array:
-    """Gradient of gelu_tanh_forward: dx = dy ((1 + tanh u) / 2 + x (1 - tanh² u) u' / 2)."""
-    x, tanh = cache
     du = SQRT_2_OVER_PI * (1.0 + 3.0 * TANH_CUBIC * x * x)
-    return dy * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * du)
+    slope = 0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * du
+    return 0.5 * x * (1.0 + tanh), GeluCache(slope)
+
+
+def gelu_tanh_backward(dy: Array, cache: GeluCache) -> Array:
+    """Gradient of gelu_tanh_forward: dx = dy times the slope."""
+    return dy * cache.slope
 
 
 class SigmoidCache(NamedTuple):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from minifocal.arrays import Array, get_array_module
 from minifocal.errors import InputError
 from minifocal.functional.activations import GeluCache, gelu_backward, gelu_forward
+from minifocal.functional.add import check_same_shape
 from minifocal.functional.depthwise_conv import (
     DepthwiseConvCache,
     depthwise_conv_backward,
@@ -43,7 +44,7 @@ def focal_level_forward(
         InputError: weight has other channels than ctx_before, k is even, or gate is not (B, H, W, 1).
     Source: Yang et al. 2022, equations 4 and 5 (arXiv:2203.11926).
     """
-    _check_gate(ctx_before, gate)
+    check_gate(ctx_before, gate)
     z, conv_cache = depthwise_conv_forward(ctx_before, weight)
     ctx, gelu_cache = gelu_forward(z)
     share = ctx if gate is None else gate * ctx
@@ -91,7 +92,7 @@ def global_level_forward(ctx: Array, gate: Array, aggregate: Array | float) -> t
         InputError: gate is not (B, H, W, 1).
     Source: Yang et al. 2022, section 3.2 (arXiv:2203.11926).
     """
-    _check_gate(ctx, gate)
+    check_gate(ctx, gate)
     ctx_global, gelu_cache = gelu_forward(ctx.mean(axis=(1, 2), keepdims=True))
     return aggregate + gate * ctx_global, GlobalLevelCache(ctx.shape, gelu_cache, ctx_global, gate)
 
@@ -109,10 +110,26 @@ def global_level_backward(daggregate: Array, cache: GlobalLevelCache) -> tuple[A
     return xp.broadcast_to(dmean / (H * W), cache.ctx_shape), dgate
 
 
-def _check_gate(ctx: Array, gate: Array | None) -> None:
+def check_gate(ctx: Array, gate: Array | None) -> None:
+    """Refuse a gate that is not one number a token.
+
+    Raises:
+        InputError: gate is not (B, H, W, 1).
+    """
     if gate is None:
         return
     get_array_module(ctx, gate)
     expected = (*ctx.shape[:3], 1)
     if gate.shape != expected:
         raise InputError(f"context: expected a gate of shape {expected}, got {tuple(gate.shape)}")
+
+
+def check_maps(ctx: Array, *others: Array | float) -> None:
+    """Refuse maps that are neither numbers nor of the shape of ctx.
+
+    Raises:
+        InputError: a shape differs.
+    """
+    for other in others:
+        if not isinstance(other, float | int):
+            check_same_shape(ctx, other)

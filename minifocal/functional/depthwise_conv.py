@@ -28,11 +28,7 @@ def depthwise_conv_forward(x: Array, weight: Array) -> tuple[Array, DepthwiseCon
     Cost: k*k*B*H*W*C multiply-adds; caches x only.
     Source: hierarchical contextualization, Yang et al. 2022, section 3 (arXiv:2203.11926).
     """
-    k, k2, C = weight.shape
-    if x.ndim != 4 or x.shape[3] != C:
-        raise InputError(f"depthwise_conv: expected x of shape (B, H, W, {C}), got {tuple(x.shape)}")
-    if k != k2 or k % 2 == 0:
-        raise InputError(f"depthwise_conv: expected a square kernel of odd size, got {k} x {k2}")
+    check_depthwise_conv(x, weight)
     return _convolve(x, weight), DepthwiseConvCache(x, weight)
 
 
@@ -45,6 +41,20 @@ def depthwise_conv_backward(dz: Array, cache: DepthwiseConvCache) -> tuple[Array
     x, weight = cache
     dx = _convolve(dz, weight[::-1, ::-1])
     return dx, _correlate(x, dz, weight)
+
+
+def check_depthwise_conv(x: Array, weight: Array) -> None:
+    """Refuse arrays that do not fit together.
+
+    Raises:
+        InputError: weight has other channels than x, or k is even.
+    """
+    get_array_module(x, weight)
+    k, k2, C = weight.shape
+    if x.ndim != 4 or x.shape[3] != C:
+        raise InputError(f"depthwise_conv: expected x of shape (B, H, W, {C}), got {tuple(x.shape)}")
+    if k != k2 or k % 2 == 0:
+        raise InputError(f"depthwise_conv: expected a square kernel of odd size, got {k} x {k2}")
 
 
 def _convolve(x: Array, weight: Array) -> Array:

@@ -31,12 +31,8 @@ def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float = 1e-5) 
         InputError: x, weight and bias differ in channels.
     Source: Ba, Kiros and Hinton 2016 (arXiv:1607.06450).
     """
-    xp = get_array_module(x, weight, bias)
-    if not x.shape[-1:] == weight.shape == bias.shape:
-        raise InputError(
-            f"layer_norm: expected x (..., C), weight (C,) and bias (C,), got shapes {tuple(x.shape)}, "
-            f"{tuple(weight.shape)} and {tuple(bias.shape)}"
-        )
+    check_layer_norm(x, weight, bias)
+    xp = get_array_module(x)
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     rstd = 1.0 / xp.sqrt(variance + float(eps))
@@ -55,3 +51,17 @@ def layer_norm_backward(dy: Array, cache: LayerNormCache) -> tuple[Array, Array,
         - x_hat * (dx_hat * x_hat).mean(axis=-1, keepdims=True)  # through the variance
     )
     return dx, (dy * x_hat).sum(axis=positions), dy.sum(axis=positions)
+
+
+def check_layer_norm(x: Array, weight: Array, bias: Array) -> None:
+    """Refuse arrays that do not fit together.
+
+    Raises:
+        InputError: x, weight and bias differ in channels.
+    """
+    get_array_module(x, weight, bias)
+    if not x.shape[-1:] == weight.shape == bias.shape:
+        raise InputError(
+            f"layer_norm: expected x (..., C), weight (C,) and bias (C,), got shapes {tuple(x.shape)}, "
+            f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+        )

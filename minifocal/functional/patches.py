@@ -8,6 +8,8 @@ from minifocal.errors import InputError
 Padding = tuple[tuple[int, int], tuple[int, int]]
 """Rows of zeros ((above, below), (left, right)) put around a map."""
 
+NO_PADDING: Padding = ((0, 0), (0, 0))
+
 
 class PatchesCache(NamedTuple):
     """What `patches_backward` needs: sizes only, no array."""
@@ -18,9 +20,7 @@ class PatchesCache(NamedTuple):
     padding: Padding
 
 
-def patches_forward(
-    x: Array, size: int, stride: int, padding: Padding = ((0, 0), (0, 0))
-) -> tuple[Array, PatchesCache]:
+def patches_forward(x: Array, size: int, stride: int, padding: Padding = NO_PADDING) -> tuple[Array, PatchesCache]:
     """Cut a map into P x P patches, `stride` apart, each flattened.
 
     patches[b, h, w, (c, i, j)] = x_padded[b, h*stride + i, w*stride + j, c]
@@ -39,13 +39,8 @@ def patches_forward(
         InputError: the padded map is smaller than one patch.
     """
     xp = get_array_module(x)
-    B, H, W, C = x.shape
-    rows, columns = (_count(n, size, stride, pad) for n, pad in zip((H, W), padding, strict=True))
-    if rows < 1 or columns < 1:
-        raise InputError(
-            f"patches: a map of {H} x {W} with padding {padding} is smaller than one {size} x {size} patch; "
-            "give larger images, smaller patches, or fewer stages"
-        )
+    B, _, _, C = x.shape
+    rows, columns = count_patches(x.shape, size, stride, padding)
     padded = _pad(x, padding)
     patches = xp.empty((B, rows, columns, C, size, size), dtype=x.dtype)
     for i in range(size):
@@ -68,8 +63,20 @@ def patches_backward(dpatches: Array, cache: PatchesCache) -> Array:
     return dpadded[:, above : above + H, left : left + W]
 
 
-def _count(n: int, size: int, stride: int, pad: tuple[int, int]) -> int:
-    return (n + sum(pad) - size) // stride + 1
+def count_patches(shape: tuple[int, ...], size: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Count the rows and columns of patches of a map (B, H, W, C).
+
+    Raises:
+        InputError: the padded map is smaller than one patch.
+    """
+    _, H, W, _ = shape
+    rows, columns = ((n + sum(pad) - size) // stride + 1 for n, pad in zip((H, W), padding, strict=True))
+    if rows < 1 or columns < 1:
+        raise InputError(
+            f"patches: a map of {H} x {W} with padding {padding} is smaller than one {size} x {size} patch; "
+            "give larger images, smaller patches, or fewer stages"
+        )
+    return rows, columns
 
 
 def _strided(start: int, count: int, stride: int) -> slice:

@@ -95,7 +95,7 @@ class FocalNetBlock(Layer):
         if gamma is not None:
             y, scale_cache = self.ops.layer_scale.forward(y, gamma.data)
         y, drop_cache = self.drop_path.forward(y, rng)
-        return x + y, ResidualCache(norm_cache, branch_cache, scale_cache, drop_cache)
+        return self.ops.add(x, y), ResidualCache(norm_cache, branch_cache, scale_cache, drop_cache)
 
     def _residual_backward(
         self, dy: Array, norm: LayerNorm, branch: Layer, gamma: Parameter | None, cache: ResidualCache
@@ -110,7 +110,7 @@ class FocalNetBlock(Layer):
         else:
             dbranch = branch.backward(dbranch, cache.branch)
             dbranch = norm.backward(dbranch, cache.norm)
-        return dy + dbranch
+        return self.ops.add(dy, dbranch)
 
 
 class FocalNetStageCache(NamedTuple):

@@ -6,15 +6,17 @@ query is modulated, multiplied, by the result.
 
 from typing import Any, NamedTuple, TypeAlias
 
-from minifocal.arrays import Array, Generator, get_array_module
+from minifocal.arrays import Array, Generator
 from minifocal.functional.activations import GeluCache, SigmoidCache
 from minifocal.functional.box_mean import BoxMeanCache
 from minifocal.functional.drop_path import DropCache
 from minifocal.functional.layer_norm import LayerNormCache
 from minifocal.functional.linear import LinearCache
+from minifocal.functional.modulate import ModulateCache
+from minifocal.functional.split import SplitCache
 from minifocal.layers.base import Layer
 from minifocal.layers.drop_path import Dropout
-from minifocal.layers.focal_context import FocalContext, FocalContextCache
+from minifocal.layers.focal_context import FocalContext, FocalContextCache, RecomputedContextCache
 from minifocal.layers.initializers import Initializer
 from minifocal.layers.layer_norm import LayerNorm
 from minifocal.layers.linear import Linear
@@ -26,14 +28,24 @@ class FocalModulationCache(NamedTuple):
     """What `FocalModulation.backward` needs, and what there is to see."""
 
     f: LinearCache
-    context: FocalContextCache
+    split: SplitCache
+    context: FocalContextCache | RecomputedContextCache
     h: LinearCache
-    q: Array  # (B, H, W, C) query
     gates: Array  # (B, H, W, L+1) one per level, the last for the whole map; any real number
-    modulator: Array  # (B, H, W, C)
+    modulate: ModulateCache
     ln: LayerNormCache | None
     proj: LinearCache
     dropout: DropCache
+
+    @property
+    def q(self) -> Array:
+        """The query, (B, H, W, C)."""
+        return self.modulate.x
+
+    @property
+    def modulator(self) -> Array:
+        """The modulator, (B, H, W, C)."""
+        return self.modulate.modulator
 
 
 class FocalModulation(Layer):
@@ -49,10 +61,9 @@ class FocalModulation(Layer):
 
     def __init__(self, config: FocalNetConfig, stage: int, *, init: Initializer, ops: Ops = REFERENCE) -> None:
         super().__init__(ops)
-        self.dim = dim = config.dims[stage]
-        gates = config.focal_levels[stage] + 1
-        # One matrix for all three: columns [0, C) are q, [C, 2C) ctx, the last L+1 the gates.
-        self.f = Linear(dim, 2 * dim + gates, init=init, ops=ops)
+        dim = config.dims[stage]
+        self.widths = (dim, dim, config.focal_levels[stage] + 1)  # of q, ctx and gates: one matrix for all three
+        self.f = Linear(dim, sum(self.widths), init=init, ops=ops)
         self.context = FocalContext(dim, config.kernel_sizes(stage), init=init, ops=ops)
         self.h = Linear(dim, dim, init=init, ops=ops, kind="conv")
         self.ln = LayerNorm(dim, init=init, ops=ops, eps=config.ln_eps) if config.use_postln_in_modulation else None
@@ -62,20 +73,20 @@ class FocalModulation(Layer):
 
     def forward(self, x: Array, rng: Generator | None = None) -> tuple[Array, FocalModulationCache]:
         """Modulate (B, H, W, C)."""
-        C = self.dim
         projected, f_cache = self.f.forward(x)
-        q, ctx, gates = projected[..., :C], projected[..., C : 2 * C], projected[..., 2 * C :]
+        (q, ctx, gates), split_cache = self.ops.split.forward(projected, self.widths)
         aggregate, context_cache = self.context.forward(ctx, gates)
         if self.normalize:
             aggregate = aggregate / gates.shape[-1]
         modulator, h_cache = self.h.forward(aggregate)
-        y, ln_cache = q * modulator, None
+        y, modulate_cache = self.ops.modulate.forward(q, modulator)
+        ln_cache = None
         if self.ln is not None:
             y, ln_cache = self.ln.forward(y)
         y, proj_cache = self.proj.forward(y)
         y, dropout_cache = self.dropout.forward(y, rng)
         return y, FocalModulationCache(
-            f_cache, context_cache, h_cache, q, gates, modulator, ln_cache, proj_cache, dropout_cache
+            f_cache, split_cache, context_cache, h_cache, gates, modulate_cache, ln_cache, proj_cache, dropout_cache
         )
 
     def backward(self, dy: Array, cache: FocalModulationCache) -> Array:
@@ -84,20 +95,19 @@ class FocalModulation(Layer):
         dmodulated = self.proj.backward(dy, cache.proj)
         if self.ln is not None:
             dmodulated = self.ln.backward(dmodulated, cache.ln)  # type: ignore[arg-type]
-        dq, dmodulator = dmodulated * cache.modulator, dmodulated * cache.q
+        dq, dmodulator = self.ops.modulate.backward(dmodulated, cache.modulate)
         daggregate = self.h.backward(dmodulator, cache.h)
         if self.normalize:
             daggregate = daggregate / cache.gates.shape[-1]
         dctx, dgates = self.context.backward(daggregate, cache.context)
-        xp = get_array_module(dq, dctx)
-        return self.f.backward(xp.concatenate([dq, dctx, dgates], axis=-1), cache.f)
+        return self.f.backward(self.ops.split.backward((dq, dctx, dgates), cache.split), cache.f)
 
 
 class FocalLevelsCache(NamedTuple):
     """What `FocalLevels.backward` needs."""
 
     context: LinearCache
-    levels: FocalContextCache
+    levels: FocalContextCache | RecomputedContextCache
 
 
 class FocalLevels(Layer):
@@ -177,12 +187,30 @@ class SigmoidGateCache(NamedTuple):
     gather: Any
     gate: LinearCache
     sigmoid: SigmoidCache
-    q: Array  # (B, H, W, C) query
-    gates: Array  # (B, H, W, C) one per channel, between 0 and 1
-    ctx: Array  # (B, H, W, C) sum of the levels
-    modulator: Array  # (B, H, W, C) gates * ctx
+    gating: ModulateCache
+    modulate: ModulateCache
     proj: LinearCache
     dropout: DropCache
+
+    @property
+    def q(self) -> Array:
+        """The query, (B, H, W, C)."""
+        return self.modulate.x
+
+    @property
+    def gates(self) -> Array:
+        """The gates, (B, H, W, C): one per channel, between 0 and 1."""
+        return self.sigmoid.y
+
+    @property
+    def ctx(self) -> Array:
+        """The context, (B, H, W, C): the sum of the levels."""
+        return self.gating.x
+
+    @property
+    def modulator(self) -> Array:
+        """The modulator, (B, H, W, C): the gated context."""
+        return self.modulate.modulator
 
 
 class SigmoidGateModulation(Layer):
@@ -212,18 +240,17 @@ class SigmoidGateModulation(Layer):
         ctx, gather_cache = self.gather.forward(x)
         gates, gate_cache = self.gate.forward(x)
         gates, sigmoid_cache = self.ops.sigmoid.forward(gates)
-        modulator = gates * ctx
-        y, proj_cache = self.proj.forward(q * modulator)
+        modulator, gating_cache = self.ops.modulate.forward(ctx, gates)
+        y, modulate_cache = self.ops.modulate.forward(q, modulator)
+        y, proj_cache = self.proj.forward(y)
         y, dropout_cache = self.dropout.forward(y, rng)
         return y, SigmoidGateCache(
             query_cache,
             gather_cache,
             gate_cache,
             sigmoid_cache,
-            q,
-            gates,
-            ctx,
-            modulator,
+            gating_cache,
+            modulate_cache,
             proj_cache,
             dropout_cache,
         )
@@ -232,14 +259,11 @@ class SigmoidGateModulation(Layer):
         """Give dx, the sum over the three ways in; add to the gradients of all parameters."""
         dy = self.dropout.backward(dy, cache.dropout)
         dmodulated = self.proj.backward(dy, cache.proj)
-        dq, dmodulator = dmodulated * cache.modulator, dmodulated * cache.q
-        dgates, dctx = dmodulator * cache.ctx, dmodulator * cache.gates
+        dq, dmodulator = self.ops.modulate.backward(dmodulated, cache.modulate)
+        dctx, dgates = self.ops.modulate.backward(dmodulator, cache.gating)
         dgates = self.ops.sigmoid.backward(dgates, cache.sigmoid)
-        return (
-            self.query.backward(dq, cache.query)
-            + self.gather.backward(dctx, cache.gather)
-            + self.gate.backward(dgates, cache.gate)
-        )
+        dx = self.ops.add(self.query.backward(dq, cache.query), self.gather.backward(dctx, cache.gather))
+        return self.ops.add(dx, self.gate.backward(dgates, cache.gate))
 
 
 class BoxMeanModulation(SigmoidGateModulation):
