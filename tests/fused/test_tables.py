@@ -1,0 +1,104 @@
+"""Which table is picked where, and what is said when one cannot be."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from minifocal.errors import InputError
+from minifocal.ops import REFERENCE, TABLES, Op, get_ops, list_ops
+
+HAS_NUMBA = importlib.util.find_spec("numba") is not None
+
+
+def python(code, **environment):
+    """Run code in a process of its own; give what it printed, and what went to the error stream."""
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines(), run.stderr.splitlines()
+
+
+def test_the_tables_are_listed_from_the_slowest_to_the_fastest():
+    assert list_ops() == [name for name in TABLES if name != "numba" or HAS_NUMBA]
+    assert get_ops() == get_ops("auto") == get_ops(list_ops()[-1])
+    assert [get_ops(name).name for name in list_ops()] == list_ops()
+    assert [get_ops(name).threaded for name in list_ops()] == [False, True, True][: len(list_ops())]
+
+
+@pytest.mark.parametrize("table", list_ops()[1:])
+def test_a_table_replaces_both_ways_of_an_operation_or_none(table):
+    for field in fields(REFERENCE):
+        fast, slow = (getattr(ops, field.name) for ops in (get_ops(table), REFERENCE))
+        if isinstance(slow, Op):
+            assert isinstance(fast, Op), field.name
+            for mine, its in zip(fast, slow, strict=True):
+                assert mine.__name__ == its.__name__
+                assert (mine is its) == (fast == slow) or field.name == "split", field.name  # parts are views already
+
+
+def test_an_unknown_table_is_refused():
+    with pytest.raises(InputError, match="ops must be one of auto, reference, numpy, numba, got 'torch'"):
+        get_ops("torch")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_fast_tables_are_for_the_cpu(device):
+    assert get_ops("auto", device) is get_ops("reference", device) is REFERENCE
+    for name in ("numpy", "numba"):
+        with pytest.raises(InputError, match=rf'^ops "{name}" computes on the CPU, but the device is {device};'):
+            get_ops(name, device)
+
+
+# Without Numba
+
+
+WITHOUT_NUMBA = "import sys; sys.modules['numba'] = None\n"  # as if it were not installed
+
+
+def test_without_numba_numpy_is_picked():
+    code = "import minifocal as mf\nfrom minifocal.ops import *\nprint(get_ops('auto').name, list_ops())"
+    assert python(WITHOUT_NUMBA + code) == (["numpy ['reference', 'numpy']"], [])
+
+
+def test_without_numba_its_table_is_refused_in_one_line_that_says_what_to_install():
+    code = """
+from minifocal.errors import InputError
+from minifocal.models.focalnet import FocalNet
+try:
+    FocalNet.build(init="zeros", ops="numba")
+except InputError as error:
+    print(error)
+"""
+    (line,), errors = python(WITHOUT_NUMBA + code)
+    assert line.startswith('ops "numba" needs Numba: ')
+    assert 'install "minifocal[fast]", or use ops "numpy"' in line
+    assert errors == []
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="without Numba nothing else could load it")
+def test_the_package_starts_without_loading_numba():
+    assert python("import sys, minifocal; print('numba' in sys.modules)") == (["False"], [])
+
+
+# The first call
+
+
+GELU = """
+import numpy as np
+from minifocal.ops import get_ops
+gelu, x = get_ops("numba").gelu, np.zeros(3, "float32")
+gelu.forward(x)
+gelu.forward(x)
+gelu.forward(x[:2].astype("float64"))
+"""
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+def test_compiling_is_said_once_and_only_where_it_happens(tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    _, (line,) = python(GELU, **cache)
+    assert line.startswith("minifocal: compiling kernels")
+    assert python(GELU, **cache) == ([], [])
