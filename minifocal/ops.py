@@ -1,16 +1,19 @@
 """Which functions a model computes with: a frozen table of operations, forward and backward entered together.
 
 A table is the reference (`minifocal/functional/`) with some operations replaced by faster twins of the same
-signature and the same caches. A model carries its table; nothing is switched globally.
+signature and the same caches, from `minifocal/fused/`. A model carries its table; nothing is switched globally.
 """
 
+import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from minifocal.errors import InputError
 from minifocal.functional import (
     activations,
+    add,
     box_mean,
     context,
     cross_entropy,
@@ -20,7 +23,10 @@ from minifocal.functional import (
     layer_scale,
     linear,
     mean_pool,
+    modulate,
     patches,
+    split,
+    updates,
 )
 
 
@@ -50,7 +56,13 @@ class Ops:
     drop_path: Op
     dropout: Op
     mean_pool: Op
+    modulate: Op
+    split: Op
     cross_entropy: Op
+    add: Callable[[Any, Any], Any]
+    sgd_update: Callable[..., None]
+    adamw_update: Callable[..., None]
+    threaded: bool = False  # whether the parts of a batch may go through the layers in threads, side by side
 
 
 REFERENCE = Ops(
@@ -69,20 +81,72 @@ REFERENCE = Ops(
     drop_path=Op(drop_path.drop_path_forward, drop_path.drop_backward),
     dropout=Op(drop_path.dropout_forward, drop_path.drop_backward),
     mean_pool=Op(mean_pool.mean_pool_forward, mean_pool.mean_pool_backward),
+    modulate=Op(modulate.modulate_forward, modulate.modulate_backward),
+    split=Op(split.split_forward, split.split_backward),
     cross_entropy=Op(cross_entropy.cross_entropy_forward, cross_entropy.cross_entropy_backward),
+    add=add.add,
+    sgd_update=updates.sgd_update,
+    adamw_update=updates.adamw_update,
 )
 
-TABLES = {REFERENCE.name: REFERENCE}
+TABLES = (REFERENCE.name, "numpy", "numba")
+"""The names of all tables, from the slowest to the fastest."""
 
 
-def get_ops(name: str = "auto") -> Ops:
-    """Find a table by its name; "auto" is the fastest that is present.
+def get_ops(name: str = "auto", device: str = "cpu") -> Ops:
+    """Find a table by its name.
 
+    Args:
+        name: "reference"; "numpy", blocks and threads; "numba", compiled, with the extra [fast]; or "auto", the fastest
+            that is present for the device.
+        device: where it is to compute.
     Raises:
-        InputError: no table of that name.
+        InputError: no table of that name, it needs something that is missing, or it does not compute on the device.
     """
     if name == "auto":
-        return REFERENCE
+        return get_ops(_fastest() if device == "cpu" else REFERENCE.name, device)
     if name not in TABLES:
         raise InputError(f"ops must be one of {', '.join(['auto', *TABLES])}, got {name!r}")
-    return TABLES[name]
+    if name == REFERENCE.name:
+        return REFERENCE
+    if device != "cpu":
+        raise InputError(f'ops "{name}" computes on the CPU, but the device is {device}; use ops "auto"')
+    return _load(name)
+
+
+@cache
+def _load(name: str) -> Ops:
+    try:
+        # Imported where asked for: Numba alone takes longer to start than all the rest.
+        fused = importlib.import_module(f"minifocal.fused.{name}_ops")
+    except (ImportError, OSError) as error:  # missing, or its compiler cannot be loaded
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f'ops "{name}" needs Numba: {reason}; install "minifocal[fast]", or use ops "numpy"'
+        ) from error
+    fields: dict[str, Any] = {
+        field: Op(*new) if isinstance(new, tuple) else new for field, new in fused.OVERRIDES.items()
+    }
+    return replace(REFERENCE, name=name, threaded=True, **fields)
+
+
+@cache
+def list_ops() -> list[str]:
+    """List the names of the tables that this machine can load, from the slowest to the fastest."""
+    return [name for name in TABLES if _is_present(name)]
+
+
+@cache
+def _fastest() -> str:
+    *others, last = list_ops()
+    if last == "numba" and not importlib.import_module("minifocal.fused.numba_vectors").are_fast_here():
+        return others[-1]
+    return last
+
+
+def _is_present(name: str) -> bool:
+    try:
+        get_ops(name)
+    except InputError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """What every layer is: parameters with a name, a forward pass, and a backward pass that adds to their gradients."""
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 from minifocal.arrays import Array, Generator, get_array_module, to_device
@@ -13,13 +14,18 @@ class Parameter:
 
     Attributes:
         data: the values.
-        grad: same shape and dtype. Backward passes add to it; `zero_grad` clears it.
+        grad: same shape and dtype. Backward passes add to it, by `+=` alone; `zero_grad` clears it.
     """
 
-    def __init__(self, data: Array) -> None:
+    def __init__(self, data: Array, grad: Array | None = None) -> None:
         self.data = data
         # Zeros, not `zeros_like`: the system maps them without touching memory until they are used.
-        self.grad = get_array_module(data).zeros(data.shape, dtype=data.dtype)
+        self.grad = get_array_module(data).zeros(data.shape, dtype=data.dtype) if grad is None else grad
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether `grad` is an array: in a replica it is not before the first gradient."""
+        return not isinstance(self.grad, _NoGradientYet)
 
     def __repr__(self) -> str:
         return f"Parameter(shape={tuple(self.data.shape)}, dtype={self.data.dtype})"
@@ -63,6 +69,17 @@ class Layer:
             if isinstance(part, Layer):
                 yield name, part
 
+    def layers_inside(self) -> Iterator["Layer"]:
+        """Go through this layer and all layers inside it."""
+        yield self
+        for _, child in self.children():
+            yield from child.layers_inside()
+
+    def use_ops(self, ops: Ops) -> None:
+        """Compute with another table of operations, here and in all layers inside."""
+        for layer in self.layers_inside():
+            layer.ops = ops
+
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Go through all parameters, with their dotted names, in the order in which they were set."""
         for name, part in self._parts():
@@ -83,6 +100,28 @@ class Layer:
         """Set every gradient to zero: backward passes only ever add."""
         for parameter in self.parameters():
             parameter.grad[...] = 0
+
+    def replica(self, made: dict[int, Any] | None = None) -> "Layer":
+        """Give the same layers over the same values, with gradients of their own, which begin with the first one added.
+
+        One for each thread lets threads share a model. It is for one step: what is set on this layer later does not
+        reach it.
+
+        Args:
+            made: parameters and layers that have a replica already, by identity: what is shared stays shared.
+        """
+        made = {} if made is None else made
+        twin = made[id(self)] = copy(self)
+        for name, value in vars(self).items():
+            setattr(twin, name, _replica(value, made))
+        return twin
+
+    def check_input(self, x: Array) -> None:
+        """Refuse what `forward` would refuse, before a batch is taken apart."""
+
+    def shard_size(self, shape: tuple[int, ...]) -> int:
+        """Choose how many images of a batch of this shape a thread computes at a time: its share, if not overridden."""
+        return shape[0]
 
     def to_device(self, device: str) -> None:
         """Move every parameter and its gradient to "cpu", "cuda" or "cuda:N"."""
@@ -132,6 +171,26 @@ class Layer:
         """The parameters and layers set as attributes, items of lists included."""
         for name, value in vars(self).items():
             yield from _named(name, value)
+
+
+class _NoGradientYet:
+    """The start of a sum: the first gradient that is added takes its place, and no zeros are written or read."""
+
+    def __iadd__(self, gradient: Array) -> Array:
+        return gradient
+
+
+def _replica(value: Any, made: dict[int, Any]) -> Any:
+    if isinstance(value, Parameter | Layer):
+        if id(value) not in made:
+            made[id(value)] = (
+                Parameter(value.data, _NoGradientYet()) if isinstance(value, Parameter) else value.replica(made)
+            )
+        return made[id(value)]
+    if isinstance(value, list | tuple):
+        items = [_replica(item, made) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
 
 
 def _named(name: str, value: Any) -> Iterator[tuple[str, Any]]:

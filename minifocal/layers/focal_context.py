@@ -17,6 +17,13 @@ class FocalContextCache(NamedTuple):
     global_level: GlobalLevelCache | None
 
 
+class RecomputedContextCache(NamedTuple):
+    """What `FocalContext.backward` needs to gather the levels once more: what went in, and nothing of what it gave."""
+
+    ctx: Array  # (B, H, W, C)
+    gates: Array | None  # (B, H, W, L+1)
+
+
 class FocalContext(Layer):
     """Hierarchical contextualisation and gated aggregation.
 
@@ -30,24 +37,33 @@ class FocalContext(Layer):
         dim: channels.
         kernel_sizes: k of each level, odd; its length is L.
         init: draws the kernels.
+    Attributes:
+        recompute: keep nothing of the levels for the way back, but compute them again there: less memory, more time.
     """
 
     inline = True
 
     def __init__(self, dim: int, kernel_sizes: tuple[int, ...], *, init: Initializer, ops: Ops = REFERENCE) -> None:
         super().__init__(ops)
+        self.recompute = False
         # One-tuples, so that a kernel is called "focal_layers.l.0.weight" as in published weights.
         self.focal_layers = [(DepthwiseConv(dim, k, init=init, ops=ops),) for k in kernel_sizes]
 
-    def forward(self, ctx: Array, gates: Array | None = None) -> tuple[Array, FocalContextCache]:
+    def forward(
+        self, ctx: Array, gates: Array | None = None
+    ) -> tuple[Array, FocalContextCache | RecomputedContextCache]:
         """Gather context.
 
         Args:
             ctx: (B, H, W, C), float: ctx_0.
             gates: (B, H, W, L+1), the last one for the global level; or None.
         Returns:
-            the aggregate, (B, H, W, C); and a FocalContextCache.
+            the aggregate, (B, H, W, C); and a FocalContextCache, or a RecomputedContextCache.
         """
+        aggregate, cache = self._gather(ctx, gates)
+        return aggregate, RecomputedContextCache(ctx, gates) if self.recompute else cache
+
+    def _gather(self, ctx: Array, gates: Array | None) -> tuple[Array, FocalContextCache]:
         aggregate: Array = 0.0
         levels = []
         # A level is one operation (conv, GELU, gate, sum), which a fused implementation does in one pass over memory.
@@ -60,8 +76,12 @@ class FocalContext(Layer):
             aggregate, global_cache = self.ops.global_level.forward(ctx, gates[..., -1:], aggregate)
         return aggregate, FocalContextCache(tuple(levels), global_cache)
 
-    def backward(self, daggregate: Array, cache: FocalContextCache) -> tuple[Array, Array | None]:
+    def backward(
+        self, daggregate: Array, cache: FocalContextCache | RecomputedContextCache
+    ) -> tuple[Array, Array | None]:
         """Give (dctx, dgates), from the widest level back to the first; add to the kernels' gradients."""
+        if isinstance(cache, RecomputedContextCache):
+            _, cache = self._gather(*cache)
         dctx: Array = 0.0
         dgates = []
         if cache.global_level is not None:

@@ -1,8 +1,18 @@
 """FocalNet: stem, stages, norm, mean over the map, classifier."""
 
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from minifocal.arrays import FLOAT_DTYPES, Array, Generator, check_device, check_images, device_of, float32_linspace
+from minifocal.arrays import (
+    FLOAT_DTYPES,
+    Array,
+    Generator,
+    check_device,
+    check_images,
+    device_of,
+    float32_linspace,
+    get_array_module,
+)
 from minifocal.errors import InputError, check_integer, check_option_names
 from minifocal.functional.drop_path import DropCache
 from minifocal.functional.layer_norm import LayerNormCache
@@ -10,6 +20,7 @@ from minifocal.functional.linear import LinearCache
 from minifocal.functional.mean_pool import MeanPoolCache
 from minifocal.layers.base import Layer
 from minifocal.layers.drop_path import Dropout
+from minifocal.layers.focal_context import FocalContext
 from minifocal.layers.initializers import Initializer, get_initializer
 from minifocal.layers.layer_norm import LayerNorm
 from minifocal.layers.linear import Linear
@@ -18,6 +29,13 @@ from minifocal.models.block import FocalNetStage, FocalNetStageCache
 from minifocal.models.config import SIGMOID_GATE, FocalNetConfig, check_divisible
 from minifocal.models.summary import summarize
 from minifocal.ops import Ops, get_ops
+from minifocal.threads import one_blas_thread, run_together, shards, thread_count
+
+SHARD_ELEMENTS = 640_000
+"""Numbers in the first map of the images that are computed at a time: two images of 224 pixels at 96 channels.
+
+More take more memory; fewer make matrix products of too few rows, and gradients are added up more often.
+"""
 
 
 class FocalNetCache(NamedTuple):
@@ -72,7 +90,9 @@ class FocalNet(Layer):
         init: "official", "glorot", "lecun" (small networks) or "zeros" (to be loaded).
         dtype: "float32" or "float64"; images must have the same.
         device: "cpu", "cuda" or "cuda:N".
-        ops: the table of operations: "reference", or "auto" for the fastest present.
+        ops: the table of operations: "reference", "numpy", "numba", or "auto" for the fastest that is present.
+        recompute_levels: keep nothing of the focal levels for the way back, but compute them again there: less memory
+            in training, more time.
     Raises:
         InputError: an unknown name, or a device that is not there.
     """
@@ -86,8 +106,10 @@ class FocalNet(Layer):
         dtype: str = "float32",
         device: str = "cpu",
         ops: str = "auto",
+        recompute_levels: bool = False,
     ) -> None:
-        super().__init__(get_ops(ops))
+        super().__init__(get_ops(ops, device))
+        self.chooses_ops = ops == "auto"
         if dtype not in FLOAT_DTYPES:
             raise InputError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype!r}")
         check_device(device)
@@ -110,6 +132,9 @@ class FocalNet(Layer):
         self.head = (
             Linear(dim, config.num_classes, init=initializer, ops=self.ops, kind="head") if config.num_classes else None
         )
+        for layer in self.layers_inside():
+            if isinstance(layer, FocalContext):
+                layer.recompute = recompute_levels
         if device != "cpu":
             self.to_device(device)
 
@@ -133,6 +158,7 @@ class FocalNet(Layer):
         dtype: str = "float32",
         device: str = "cpu",
         ops: str = "auto",
+        recompute_levels: bool = False,
         **unknown: Any,
     ) -> "FocalNet":
         """Build Edifice's network: one stage of `num_layers` blocks on a grid of patches.
@@ -143,7 +169,8 @@ class FocalNet(Layer):
             num_layers: blocks. focal_levels: L, at least 1. focal_kernel: k of the first level; the next are 2 wider.
             num_classes: N outputs; None or 0 gives the pooled features, (B, hidden_size).
             modulation: "sigmoid_gate", "focal" or "box_mean".
-            mlp_ratio, drop_path_rate: as in FocalNetConfig. init, seed, dtype, device, ops: as in FocalNet.
+            mlp_ratio, drop_path_rate: as in FocalNetConfig.
+            init, seed, dtype, device, ops, recompute_levels: as in FocalNet.
         Raises:
             InputError: options that make no network, or that do not exist.
         Source: the documentation of Edifice.Vision.FocalNet 0.2; options and defaults are its own.
@@ -170,7 +197,7 @@ class FocalNet(Layer):
             focal_windows=(focal_kernel,),
             modulation=modulation,
         )
-        return cls(config, seed=seed, init=init, dtype=dtype, device=device, ops=ops)
+        return cls(config, seed=seed, init=init, dtype=dtype, device=device, ops=ops, recompute_levels=recompute_levels)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: "SavedNetwork", *, device: str = "cpu", ops: str = "auto") -> "FocalNet":
@@ -205,6 +232,14 @@ class FocalNet(Layer):
     def feature_size(cls, **options: Any) -> int:
         """Count the features of `build_backbone` with these options: hidden_size."""
         return cls.output_size(**{**options, "num_classes": None})
+
+    def to_device(self, device: str) -> None:
+        """Move every parameter and its gradient to "cpu", "cuda" or "cuda:N"; with ops "auto" the table follows."""
+        check_device(device)
+        if self.chooses_ops:
+            self.use_ops(get_ops("auto", device))
+        get_ops(self.ops.name, device)
+        super().to_device(device)
 
     @property
     def device(self) -> str:
@@ -257,8 +292,34 @@ class FocalNet(Layer):
 
     def __call__(self, x: Array) -> Array:
         """Infer logits or pooled features: nothing is dropped, no cache is kept."""
+        if not self.ops.threaded:
+            return self._infer(x)
+        self.check_input(x)
+        # Threads take equal parts; the images left over go through together, shared out inside each operation.
+        equal = len(x) // thread_count() * thread_count()
+        tasks = [partial(self._infer_all, x, share) for share in shards(equal, self.shard_size(x.shape))]
+        results = run_together(tasks) if tasks else []
+        if equal < len(x):
+            with one_blas_thread():
+                results.append(self._infer(x[equal:]))
+        return get_array_module(x).concatenate(results)
+
+    def _infer_all(self, x: Array, parts: list[slice]) -> Array:
+        return get_array_module(x).concatenate([self._infer(x[part]) for part in parts])
+
+    def _infer(self, x: Array) -> Array:
         y, _ = self.ops.mean_pool.forward(self.forward_features(x))
         return y if self.head is None else self.head(y)
+
+    def check_input(self, x: Array) -> None:
+        """Refuse images that `forward` refuses."""
+        check_images(x, self.config.in_chans, beside=self.norm.weight.data)
+        check_divisible(self.config, x.shape[2:])
+
+    def shard_size(self, shape: tuple[int, ...]) -> int:
+        """Choose how many images to compute at a time: as many as have first maps of SHARD_ELEMENTS together."""
+        tokens = shape[2] * shape[3] // self.config.patch_size**2
+        return max(1, SHARD_ELEMENTS // max(1, tokens * self.config.embed_dim))
 
     def summary(self, image_size: int | tuple[int, int] | None = None) -> str:
         """Give a table by layer: output shape, parameters, multiply-adds and cache memory for one image."""
@@ -269,8 +330,7 @@ class FocalNet(Layer):
         return {"architecture": "FocalNet", "dtype": self.dtype, "config": self.config.to_dict()}
 
     def _channels_last(self, images: Array) -> Array:
-        check_images(images, self.config.in_chans, beside=self.norm.weight.data)
-        check_divisible(self.config, images.shape[2:])
+        self.check_input(images)
         return images.transpose(0, 2, 3, 1)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from minifocal.arrays import full, to_device
 from minifocal.errors import check_integer
 from minifocal.models.complexity import multiply_adds
+from minifocal.ops import REFERENCE
+from minifocal.threads import thread_count
 
 if TYPE_CHECKING:
     from minifocal.models.focalnet import FocalNet
@@ -29,6 +31,8 @@ class Summary:
 
     rows: tuple[SummaryRow, ...]
     title: str
+    state_bytes: int  # weights, their gradients (once more for each thread) and a momentum
+    images_at_once: int | None  # whose caches are alive together in training; None: those of the whole batch
 
     @property
     def parameters(self) -> int:
@@ -45,6 +49,15 @@ class Summary:
         """Cache memory of one image in all."""
         return sum(row.cache_bytes for row in self.rows)
 
+    @property
+    def training_memory(self) -> str:
+        """What a training step holds, in words: an estimate, without what operations need for a moment."""
+        text = f"training: {self.state_bytes / 1e6:,.0f} MB for weights, gradients and momentum, and "
+        each = f"{self.cache_bytes / 1e6:,.1f} MB of caches for each image"
+        if self.images_at_once is None:
+            return f"{text}{each} of the batch"
+        return f"{text}{each}, of at most {self.images_at_once} at a time"
+
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)
         line = f"{{:<{width}}}  {{:>16}}  {{:>12}}  {{:>16}}  {{:>10}}"
@@ -54,7 +67,7 @@ class Summary:
             numbers = f"{row.parameters:,}", f"{row.multiply_adds:,}", f"{row.cache_bytes / 1e6:.3f}"
             lines.append(line.format(row.name, shape, *numbers))
         totals = f"{self.parameters:,}", f"{self.multiply_adds:,}", f"{self.cache_bytes / 1e6:.3f}"
-        return "\n".join([*lines, line.format("total", "", *totals)])
+        return "\n".join([*lines, line.format("total", "", *totals), self.training_memory])
 
 
 def summarize(model: "FocalNet", image_size: int | tuple[int, int] | None = None) -> Summary:
@@ -72,7 +85,10 @@ def summarize(model: "FocalNet", image_size: int | tuple[int, int] | None = None
     for pixels in hw:
         check_integer("image_size", pixels, at_least=1, at_most=2**15)
     images = to_device(full((1, model.config.in_chans, *hw), 0.0, model.dtype), model.device)
-    logits, cache = model.forward(images)
+    # The reference's caches are everyone's; a replica, so that the model's own table stays, and none is compiled.
+    reader = model.replica()
+    reader.use_ops(REFERENCE)
+    logits, cache = reader.forward(images)
     sizes = {name: parameter.data.size for name, parameter in model.named_parameters()}
     costs = multiply_adds(model.config, hw)
     seen = {id(_owner(parameter.data)) for parameter in model.parameters()}
@@ -97,7 +113,10 @@ def summarize(model: "FocalNet", image_size: int | tuple[int, int] | None = None
     rows.append(row("norm", ("norm.",), cache.norm, shapes[-1]))
     rows.append(row("head", ("head.",), cache.head, logits.shape[1:]))
     title = f"{model.config.modulation} network, {model.dtype}, one image of {hw[0]} x {hw[1]} pixels"
-    return Summary(tuple(rows), title)
+    threads = thread_count() if model.ops.threaded else 0
+    values = sum(parameter.data.nbytes for parameter in model.parameters())
+    at_once = threads * model.shard_size(images.shape) if threads else None
+    return Summary(tuple(rows), title, (3 + threads) * values, at_once)
 
 
 def _new_bytes(cache: Any, seen: set[int]) -> int:

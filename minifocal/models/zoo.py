@@ -68,16 +68,19 @@ def create_model(
     dtype: str = "float32",
     device: str = "cpu",
     ops: str = "auto",
+    recompute_levels: bool = False,
     **overrides: Any,
 ) -> FocalNet:
     """Build a published variant.
 
     Args:
         name: of list_models().
-        seed, init, dtype, device, ops: as in FocalNet.
+        seed, init, dtype, device, ops, recompute_levels: as in FocalNet.
         overrides: fields of FocalNetConfig to replace, such as num_classes=10.
     Raises:
         InputError: as model_config and FocalNet.
     """
     config = model_config(name, **overrides)
-    return FocalNet(config, seed=seed, init=init, dtype=dtype, device=device, ops=ops)
+    return FocalNet(
+        config, seed=seed, init=init, dtype=dtype, device=device, ops=ops, recompute_levels=recompute_levels
+    )

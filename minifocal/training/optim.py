@@ -6,6 +6,7 @@ from typing import Any
 from minifocal.arrays import Array, get_array_module
 from minifocal.errors import InputError
 from minifocal.layers.base import Layer, Parameter
+from minifocal.threads import over_items
 
 
 class Optimizer:
@@ -33,6 +34,7 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.decay_all = decay_all
         self.steps = 0
+        self.ops = model.ops
         self.parameters = dict(model.named_parameters())
         self.state = {
             name: {slot: _zeros_like(parameter.data) for slot in self.slots}
@@ -42,10 +44,17 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter once, by its gradient."""
         self.steps += 1
-        for name, parameter in self.parameters.items():
-            get_array_module(parameter.data, *self.state[name].values())  # the model was moved after this was made
-            decay = self.weight_decay if self.decay_all or parameter.data.ndim > 1 else 0.0
-            self._update(parameter, self.state[name], decay)
+        if self.ops.threaded:
+            over_items(self._step, list(self.parameters), [p.data.size for p in self.parameters.values()])
+        else:
+            for name in self.parameters:
+                self._step(name)
+
+    def _step(self, name: str) -> None:
+        parameter, state = self.parameters[name], self.state[name]
+        get_array_module(parameter.data, *state.values())  # the model was moved after this was made
+        decay = self.weight_decay if self.decay_all or parameter.data.ndim > 1 else 0.0
+        self._update(parameter, state, decay)
 
     def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
         raise NotImplementedError
@@ -106,11 +115,15 @@ class SGD(Optimizer):
         self.nesterov = nesterov
 
     def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
-        velocity = state["velocity"]
-        gradient = parameter.grad + decay * parameter.data
-        velocity *= self.momentum
-        velocity += gradient
-        parameter.data -= self.lr * (gradient + self.momentum * velocity if self.nesterov else velocity)
+        self.ops.sgd_update(
+            parameter.data,
+            parameter.grad,
+            state["velocity"],
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=decay,
+        )
 
 
 class AdamW(Optimizer):
@@ -146,15 +159,17 @@ class AdamW(Optimizer):
         self.eps = eps
 
     def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
-        mean, square = state["mean"], state["square"]
-        beta1, beta2 = self.betas
-        mean += (1.0 - beta1) * (parameter.grad - mean)
-        square += (1.0 - beta2) * (parameter.grad * parameter.grad - square)
-        xp = get_array_module(square)
-        mean_hat = mean / (1.0 - beta1**self.steps)
-        root_hat = xp.sqrt(square / (1.0 - beta2**self.steps))
-        parameter.data *= 1.0 - self.lr * decay
-        parameter.data -= self.lr * mean_hat / (root_hat + self.eps)
+        self.ops.adamw_update(
+            parameter.data,
+            parameter.grad,
+            state["mean"],
+            state["square"],
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=decay,
+            steps=self.steps,
+        )
 
 
 OPTIMIZERS: dict[str, Any] = {"sgd": SGD, "adamw": AdamW}

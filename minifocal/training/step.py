@@ -8,6 +8,7 @@ from minifocal.data.dataset import Dataset, Standardize, batch_indices
 from minifocal.errors import InputError
 from minifocal.layers.base import Layer
 from minifocal.training.optim import Optimizer, clip_gradients
+from minifocal.training.shards import loss_and_gradients
 
 
 class StepRecord(NamedTuple):
@@ -35,10 +36,7 @@ def train_step(
         rng: source of drop path and dropout; None drops nothing.
         label_smoothing: of the loss. clip_norm: largest norm of all gradients together; None does not clip.
     """
-    model.zero_grad()
-    logits, cache = model.forward(images, rng)
-    loss, loss_cache = model.ops.cross_entropy.forward(logits, labels, label_smoothing)
-    model.backward(model.ops.cross_entropy.backward(loss_cache), cache)
+    loss, logits = loss_and_gradients(model, images, labels, rng, label_smoothing)
     if clip_norm is not None:
         clip_gradients(model, clip_norm)
     optimizer.step()
