@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from minifocal.cli import convert, data, doctor, evaluate, figures, gradcheck, models, predict, summary, train
+from minifocal.cli import bench, convert, data, doctor, evaluate, figures, gradcheck, models, predict, summary, train
 from minifocal.errors import InputError
 from minifocal.training.trainer import TrainingError
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": convert,
     "data": data,
     "figures": figures,
+    "bench": bench,
     "doctor": doctor,
 }
 

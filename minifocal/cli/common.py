@@ -150,15 +150,15 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Lay out rows under a head: the first column to the left, numbers to the right."""
+def table(head: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """Lay out rows under a head: the first `left` columns to the left, numbers to the right."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
 
     def line(cells: list[str]) -> str:
-        first, *rest = (
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+        padded = (
+            cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
-        return "  ".join([first, *rest]).rstrip()
+        return "  ".join(padded).rstrip()
 
     return "\n".join(line(cells) for cells in [head, *rows])

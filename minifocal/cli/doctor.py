@@ -1,7 +1,6 @@
 """`minifocal doctor`: what this machine has and lacks, and what to do."""
 
 import argparse
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -12,12 +11,11 @@ from minifocal import __version__
 from minifocal.arrays import describe_gpus
 from minifocal.data.download import cache_folder
 from minifocal.errors import InputError
-from minifocal.ops import TABLES, get_ops
+from minifocal.ops import get_ops, list_ops
+from minifocal.threads import THREAD_VARIABLES, blas_kernels, core_count, thread_count
 
 HELP = "show what this machine has and lacks, and what to do about it"
 EXAMPLE = "minifocal doctor"
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,31 +25,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a line for each thing."""
     print(f"minifocal {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for name in ("numpy", "scipy", "matplotlib", "safetensors", "pillow", "tqdm"):
+    for name in ("numpy", "scipy", "matplotlib", "safetensors", "pillow", "tqdm", "threadpoolctl"):
         print(f"{name} {importlib.metadata.version(name)}")
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    print(f"BLAS: {blas.get('name')} {blas.get('version')}, {_threads()}")
-    print(f"numba: {_version('numba') or 'not installed'} (optional; no table of operations needs it yet)")
+    print(f"BLAS: {blas.get('name')} {blas.get('version')}, {_kernels()}")
+    print(_threads())
+    print(f"numba: {_numba()}")
     print(f"GPU: {_gpu()}")
     print(f"data: fetched into {cache_folder()}; MINIFOCAL_DATA names another folder")
-    print(f"ops: {', '.join(TABLES)}; auto is {get_ops('auto').name}")
+    print(f"ops: {', '.join(list_ops())}; auto is {get_ops('auto').name}")
     return 0
 
 
 def _threads() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    set_by = [f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ]
-    if set_by:
-        return f"{', '.join(set_by)} on {cores} cores"
-    return f"a thread for each of {cores} cores; OMP_NUM_THREADS=1 is faster while other programs use them"
+    set_by = ", ".join(f"{name}={os.environ[name]}" for name in THREAD_VARIABLES if name in os.environ)
+    return f"threads: {thread_count()} on {core_count()} cores ({set_by or 'OMP_NUM_THREADS sets another number'})"
 
 
-def _version(name: str) -> str:
+def _kernels() -> str:
+    kernels = ", ".join(blas_kernels())
+    return f"kernels for {kernels}" if kernels else "not of a kind whose threads can be set here"
+
+
+def _numba() -> str:
     try:
-        importlib.import_module(name)
-        return importlib.metadata.version(name)
-    except ImportError:
-        return ""
+        get_ops("numba")
+    except InputError as error:
+        return f"not in use: {error}"
+    version = importlib.metadata.version("numba")
+    return f"{version}; compiled kernels are kept on disk (NUMBA_CACHE_DIR names another folder)"
 
 
 def _gpu() -> str:

@@ -24,6 +24,7 @@ from minifocal.files import write_bytes
 from minifocal.models.config import FOCAL, MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
+from minifocal.ops import TABLES
 from minifocal.training.augment import Augmentation
 from minifocal.training.optim import OPTIMIZERS
 from minifocal.training.step import StepRecord, evaluate
@@ -47,6 +48,9 @@ NETWORK_OPTIONS: dict[str, tuple[Any, str]] = {
     "drop_path_rate": (float, "of the last block"),
     "init": (str, "official, glorot or lecun"),
 }
+EXECUTION_OPTIONS = ("device", "ops", "recompute_levels")
+"""Options that do not change what is computed; a run may be resumed with others."""
+
 TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "epochs": (int, "passes over the training images"),
     "batch_size": (int, "images a step"),
@@ -69,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of weights, order, augmentation and drop path (default: 0)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="of all numbers (default: float32)")
     add_device_argument(parser)
+    parser.add_argument("--ops", choices=("auto", *TABLES), default="auto", help="what computes (default: the fastest)")
+    parser.add_argument(
+        "--recompute-levels", action="store_true", help="compute focal levels twice: less memory, more time"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the run (default: runs/DATA, numbered)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest)")
     for title, options in (("network", NETWORK_OPTIONS), ("training", TRAINING_OPTIONS)):
@@ -84,9 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, or go on training; print the accuracy on the test images last."""
     folder, settings = _resumed_settings(args) if args.resume else _new_settings(args)
+    execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS}
     resume = f"minifocal train --resume --out {shlex.quote(str(folder))}"
     try:
-        trainer, splits = _make_trainer(folder, settings, args.device)
+        trainer, splits = _make_trainer(folder, settings, execution)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if not args.resume or isinstance(error, InputError):
             raise
@@ -215,11 +224,11 @@ def _training(args: argparse.Namespace, recipe: TrainConfig, seed: int) -> Train
     return replace(recipe, **given, augmentation=augmentation, seed=seed)
 
 
-def _make_trainer(folder: Path, settings: dict[str, Any], device: str) -> tuple[Trainer, Splits]:
+def _make_trainer(folder: Path, settings: dict[str, Any], execution: dict[str, Any]) -> tuple[Trainer, Splits]:
     splits = load_splits(**settings["data"])
     train, validation = split_validation(splits)
     trainer = Trainer(
-        _build(settings["network"], splits.train, device),
+        _build(settings["network"], splits.train, execution),
         train,
         validation,
         Standardize.fit(train),
@@ -231,8 +240,8 @@ def _make_trainer(folder: Path, settings: dict[str, Any], device: str) -> tuple[
     return trainer, splits
 
 
-def _build(settings: dict[str, Any], data: Dataset, device: str) -> FocalNet:
-    options = {"seed": settings["seed"], "dtype": settings["dtype"], "device": device}
+def _build(settings: dict[str, Any], data: Dataset, execution: dict[str, Any]) -> FocalNet:
+    options = {"seed": settings["seed"], "dtype": settings["dtype"], **execution}
     if "model" not in settings:
         network = {**settings["network"], "layers": tuple(settings["network"]["layers"])}
         return Network(**network).build(settings["modulation"], data, **options)
@@ -254,7 +263,7 @@ def _build(settings: dict[str, Any], data: Dataset, device: str) -> FocalNet:
 
 def _resumed_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Give the folder in --out, or the newest under runs, and the settings of its run."""
-    free = ("resume", "out", "device", "command", "run")
+    free = ("resume", "out", "command", "run", *EXECUTION_OPTIONS)
     given = [name for name, value in vars(args).items() if name not in free and value is not None]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)

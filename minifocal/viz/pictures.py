@@ -1,20 +1,16 @@
 """Pictures as PNG files, drawn with Matplotlib without a screen."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minifocal.errors import InputError
-from minifocal.files import write_bytes
 from minifocal.models.focalnet import FocalNet
+from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 FILLS = {"map": "#DCEBF5", "norm": "#EEEEEE", "focal": "#FBE3D6", "mlp": "#DDF1EA"}
 
 
@@ -29,7 +25,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str = "") 
     """
     if not history:
         return
-    figure = _figure(10.0, 3.2)
+    figure = new_figure(10.0, 3.2)
     losses, accuracies, rates = figure.subplots(1, 3)
     epochs = [record["epoch"] for record in history]
     # Training images are augmented, their labels smoothed and branches dropped, so their curve may lie above.
@@ -51,7 +47,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str = "") 
     losses.legend(frameon=False)
     figure.suptitle(title)
     figure.tight_layout()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_architecture(model: FocalNet, path: Path) -> None:
@@ -68,7 +64,7 @@ def draw_architecture(model: FocalNet, path: Path) -> None:
         raise InputError(
             f"the picture shows focal levels, got modulation {config.modulation!r} with {config.focal_levels}"
         )
-    figure = _figure(11.0, 6.4)
+    figure = new_figure(11.0, 6.4)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, 110)
     axes.set_ylim(0, 64)
@@ -76,7 +72,7 @@ def draw_architecture(model: FocalNet, path: Path) -> None:
     _draw_network(axes, model)
     _draw_block(axes)
     _draw_modulation(axes, config.kernel_sizes(0))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_network(axes: "Axes", model: FocalNet) -> None:
@@ -166,18 +162,3 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float], c
     axes.annotate(
         "", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1, "shrinkA": 0, "shrinkB": 0}
     )
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout=None, dpi=120)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())

@@ -259,7 +259,7 @@ def test_evaluate_needs_data_and_classes_that_fit(photos, capsys):
 
 def test_summary_takes_weights(capsys):
     assert main(["summary", *OFFICIAL, "--image-size", "32"]) == 0
-    assert "10,492" in capsys.readouterr().out.splitlines()[-1]
+    assert "10,492" in capsys.readouterr().out.splitlines()[-2]
     assert "there is no model 'focalnet'" in refused(capsys, "summary", "focalnet")
     assert main(["summary", "focalnet_tiny_srf", "--set", "num_classes=10", "--set", "focal_levels=3,2,2,2"]) == 0
     assert re.search(r"^head +10 +7,690 ", capsys.readouterr().out, re.MULTILINE)

@@ -1,0 +1,41 @@
+"""Measuring several functions in turns, so that whatever slows the machine down for a while slows all of them."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from minifocal.errors import InputError
+
+MIN_ROUNDS, DEFAULT_ROUNDS = 3, 9
+WARM_UPS = 2  # calls of each that are not counted: memory is mapped, code compiled
+PAUSE = 0.05  # seconds before each call, for threads of the last one to stop spinning
+
+
+class NotMeasuredError(InputError):
+    """One thing cannot be measured on this machine; all others can."""
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]], rounds: int, progress: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """Time every function once a round; each round starts with another one.
+
+    Args:
+        runs: functions by name.
+        rounds: how many; WARM_UPS rounds go before them.
+        progress: called after every call of a function.
+    Returns:
+        seconds of each, round by round.
+    """
+    names = list(runs)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-WARM_UPS, rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            runs[name]()
+            elapsed = time.perf_counter() - start
+            if number >= 0:
+                samples[name].append(elapsed)
+            progress()
+    return samples
