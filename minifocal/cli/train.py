@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, or go on training; print the accuracy on the test images last."""
     folder, settings = _resumed_settings(args) if args.resume else _new_settings(args)
     execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS}
-    resume = f"minifocal train --resume --out {shlex.quote(str(folder))}"
+    resume = f"minifocal train --resume --out {shlex.quote(str(folder))}{_given_again(execution)}"
     try:
         trainer, splits = _make_trainer(folder, settings, execution)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -120,6 +120,15 @@ def run(args: argparse.Namespace) -> int:
     accuracy = evaluate(trainer.model, splits.test, trainer.standardize).accuracy
     print(f"test accuracy {100 * accuracy:.2f} %")
     return 0
+
+
+def _given_again(execution: dict[str, Any]) -> str:
+    """The options of how to compute, as they were given: they are not kept with a run."""
+    options = {} if execution["device"] == "cpu" else {"--device": execution["device"]}
+    if execution["ops"] != "auto":
+        options["--ops"] = execution["ops"]
+    text = "".join(f" {name} {value}" for name, value in options.items())
+    return text + (" --recompute-levels" if execution["recompute_levels"] else "")
 
 
 class ProgressBar(Listener):

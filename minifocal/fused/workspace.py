@@ -6,6 +6,7 @@ A network asks for the same sizes in every step, so blocks whose arrays are gone
 
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -43,12 +44,11 @@ class Workspace:
 
     def take(self, size: int) -> np.ndarray:
         """Give a block of `size` bytes, with anything in it."""
-        with self.lock:
-            if self.idle.get(size):
-                memory = self.idle[size].pop()
-                self.idle.move_to_end(size)
-                self.idle_bytes -= size
-                return memory
+        with self.lock, suppress(KeyError, IndexError):  # none of that size, or none any more
+            memory = self.idle[size].pop()
+            self.idle_bytes -= size
+            self.idle[size] = self.idle.pop(size)  # the size that was used last
+            return memory
         memory = np.empty(size + LINE, dtype=np.uint8)
         start = -memory.ctypes.data % LINE
         return memory[start : start + size]

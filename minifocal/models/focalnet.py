@@ -322,7 +322,7 @@ class FocalNet(Layer):
         return max(1, SHARD_ELEMENTS // max(1, tokens * self.config.embed_dim))
 
     def summary(self, image_size: int | tuple[int, int] | None = None) -> str:
-        """Give a table by layer: output shape, parameters, multiply-adds and cache memory for one image."""
+        """Give a table by layer, for one image: shape, parameters, multiply-adds, cache memory; and training memory."""
         return str(summarize(self, image_size))
 
     def describe(self) -> dict[str, Any]:

@@ -83,12 +83,13 @@ class SharedDraws:
     """One generator for all shards of a batch: each gets its part of the draws that the whole batch would get.
 
     Args:
-        rng: to draw from. batch: images of the whole batch. shards: how many there will be; each draws the same
-            number of times.
+        rng: to draw from. batch: images of the whole batch.
+        takers: shards that there will be; each draws the same number of times. A draw is kept until all have taken
+            their parts: of dropout, which draws for every value, that is a lot.
     """
 
-    def __init__(self, rng: Generator, batch: int, shards: int) -> None:
-        self.rng, self.batch, self.shards = rng, batch, shards
+    def __init__(self, rng: Generator, batch: int, takers: int) -> None:
+        self.rng, self.batch, self.takers = rng, batch, takers
         self.lock = threading.Lock()
         self.drawn = 0
         self.waiting: dict[int, tuple[Any, int]] = {}  # by number of the draw: the draw, and how many shards want it
@@ -102,7 +103,7 @@ class SharedDraws:
         with self.lock:
             if number == self.drawn:
                 self.drawn += 1
-                self.waiting[number] = self.rng.random((self.batch, *shape)), self.shards
+                self.waiting[number] = self.rng.random((self.batch, *shape)), self.takers
             draw, wanted = self.waiting.pop(number)
             if wanted > 1:
                 self.waiting[number] = draw, wanted - 1

@@ -118,10 +118,10 @@ def test_an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_end(tmp_p
     longer = [*QUICK, "--epochs", "3"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert main(["train", "--out", str(straight), *longer]) == 0
-    command = [sys.executable, "-c", INTERRUPTED, "train", "--out", str(stopped), *longer]
+    command = [sys.executable, "-c", INTERRUPTED, "train", "--out", str(stopped), *longer, "--recompute-levels"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
-    assert f"go on with: minifocal train --resume --out {stopped}" in done.stdout
+    assert f"go on with: minifocal train --resume --out {stopped} --recompute-levels" in done.stdout
     assert main(["train", "--resume", "--out", str(stopped)]) == 0
     one, two = (mf.load_checkpoint(folder / "last.safetensors").model for folder in (straight, stopped))
     assert all(np.array_equal(one[name], two[name]) for name in one)
