@@ -830,7 +830,8 @@ def test_inference_keeps_no_more_than_a_block_alive(modulation):
     """Twice the blocks, the same peak; the forward pass, which keeps all, needs twice as much."""
 
     def peaks(depth):
-        model = small_model(modulation, image_size=32, embed_dim=16, depths=(depth, 1))
+        # Other tables use memory again that an earlier network had, which nothing traces.
+        model = small_model(modulation, image_size=32, embed_dim=16, depths=(depth, 1), ops="reference")
         images = random_images((2, 2, 32, 32))
         return peak_memory(lambda: model(images)), peak_memory(lambda: model.forward(images))
 
