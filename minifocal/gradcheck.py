@@ -200,8 +200,13 @@ def check_layer(
         drop_seed: seed of a fresh rng for every forward pass, so that each drops the same; None drops nothing.
         options: method, elementwise, tolerance, step and directions of check_gradients.
     Raises:
-        InputError: a parameter or x is not float64.
+        InputError: a parameter or x is not float64, or complex numbers would go through a table made for real ones.
     """
+    if options.get("method") == "complex" and layer.ops.threaded:
+        raise InputError(
+            f'the complex step goes through ops "reference" only, but this layer computes with "{layer.ops.name}"; build '
+            'it with ops="reference", or use the method "central"'
+        )
     parameters = dict(layer.named_parameters())
     _require_float64({"x": x, **{name: parameter.data for name, parameter in parameters.items()}})
     rng = rng or random_generator(DEFAULT_SEED)

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minifocal import FocalNet, create_model, ops
+from minifocal import FocalNet, check_layer, create_model, ops
 from minifocal.arrays import random_generator
 from minifocal.errors import InputError
 from minifocal.functional.cross_entropy import cross_entropy_backward, cross_entropy_forward
@@ -130,6 +130,14 @@ def test_a_numba_whose_compiler_cannot_be_loaded_is_a_missing_one(monkeypatch):
     monkeypatch.setattr(ops.importlib, "import_module", fail)
     with pytest.raises(InputError, match=r'^ops "numba" needs Numba: libllvmlite.so: cannot open; install'):
         ops._load.__wrapped__("numba")
+
+
+def test_the_complex_step_is_refused_where_kernels_take_real_numbers_only():
+    x = random_generator(1).standard_normal((2, 12, 8, 6))
+    with pytest.raises(InputError, match=r'complex step goes through ops "reference" only, .* computes with "numpy"'):
+        check_layer(network(ops="numpy").layers[0].blocks[0], x, method="complex")
+    assert check_layer(network(ops="reference").layers[0].blocks[0], x, method="complex").passed
+    assert check_layer(network(ops="numpy").layers[0].blocks[0], x).passed
 
 
 def test_an_unknown_table_is_refused_by_name():
