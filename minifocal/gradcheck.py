@@ -204,8 +204,8 @@ def check_layer(
     """
     if options.get("method") == "complex" and layer.ops.threaded:
         raise InputError(
-            f'the complex step goes through ops "reference" only, but this layer computes with "{layer.ops.name}"; build '
-            'it with ops="reference", or use the method "central"'
+            f'the complex step goes through ops "reference" only, but this layer computes with "{layer.ops.name}"; '
+            'build it with ops="reference", or use the method "central"'
         )
     parameters = dict(layer.named_parameters())
     _require_float64({"x": x, **{name: parameter.data for name, parameter in parameters.items()}})

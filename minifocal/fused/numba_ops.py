@@ -22,7 +22,7 @@ from minifocal.functional.modulate import ModulateCache
 from minifocal.functional.patches import NO_PADDING, Padding, PatchesCache, count_patches
 from minifocal.fused import numba_conv, numba_kernels, numpy_activations, numpy_conv, numpy_ops
 from minifocal.fused.blocks import elementwise, in_place
-from minifocal.fused.numpy_conv import TAP_SPEED
+from minifocal.fused.numpy_conv import TAP_SPEED, mean_over_map
 from minifocal.fused.workspace import empty, empty_like
 from minifocal.threads import over_ranges
 
@@ -261,8 +261,7 @@ def global_level_forward(ctx: Array, gate: Array, aggregate: Array | float) -> t
     check_gate(ctx, gate)
     check_maps(ctx, aggregate)
     B, H, W, C = ctx.shape
-    average = np.full((1, H * W), 1.0 / (H * W), ctx.dtype)
-    ctx_global, gelu_cache = gelu_forward((average @ ctx.reshape(B, H * W, C)).reshape(B, 1, 1, C))
+    ctx_global, gelu_cache = gelu_forward(mean_over_map(ctx))
     new_aggregate = empty(ctx.shape, ctx.dtype)
     flat_gate, gate_pitch = _gate(gate, ctx.dtype)
     before, before_pitch = _sum_before(aggregate, C, ctx.dtype)

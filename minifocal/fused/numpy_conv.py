@@ -104,9 +104,7 @@ def global_level_forward(ctx: Array, gate: Array, aggregate: Array | float) -> t
     """As functional.context.global_level_forward."""
     check_gate(ctx, gate)
     check_maps(ctx, aggregate)
-    B, H, W, C = ctx.shape
-    average = np.full((1, H * W), 1.0 / (H * W), ctx.dtype)
-    ctx_global, gelu_cache = gelu_forward((average @ ctx.reshape(B, H * W, C)).reshape(B, 1, 1, C))
+    ctx_global, gelu_cache = gelu_forward(mean_over_map(ctx))
     return _plus_gated(aggregate, gate, ctx_global), GlobalLevelCache(ctx.shape, gelu_cache, ctx_global, gate)
 
 
@@ -118,6 +116,13 @@ def global_level_backward(daggregate: Array, cache: GlobalLevelCache) -> tuple[A
     dctx_global = cache.gate.reshape(B, 1, H * W) @ tokens
     dmean = gelu_backward(dctx_global.reshape(B, 1, 1, C), cache.gelu)
     return np.broadcast_to(dmean / (H * W), cache.ctx_shape), dgate.reshape(B, H, W, 1)
+
+
+def mean_over_map(ctx: Array) -> Array:
+    """The mean over all tokens of each image, (B, 1, 1, C), as a matrix product."""
+    B, H, W, C = ctx.shape
+    average = np.full((1, H * W), 1.0 / (H * W), ctx.dtype)
+    return (average @ ctx.reshape(B, H * W, C)).reshape(B, 1, 1, C)
 
 
 def _plus_gated(x: Array | float, gate: Array | None, y: Array) -> Array:
