@@ -8,8 +8,7 @@ from typing import Any
 from minifocal.bench.candidates import prepare
 from minifocal.bench.machine import describe_machine
 from minifocal.bench.measure import WARM_UPS, interleave
-from minifocal.bench.workloads import Mode, Workload
-from minifocal.models.config import FocalNetConfig
+from minifocal.bench.workloads import WORKLOADS, Mode, Workload
 
 SIDE, IMAGES = 64, (1, 2, 4, 8, 16, 32, 64)  # more and more images of one size
 BATCH, SIDES = 4, (64, 96, 128, 224, 320, 448)  # a few images, larger and larger
@@ -17,15 +16,7 @@ MODES = (
     Mode("train", "training step", training=True),
     Mode("infer", "inference", training=False),
 )
-NET = FocalNetConfig(
-    image_size=SIDE,
-    num_classes=10,
-    embed_dim=48,
-    depths=(2, 2, 2),
-    drop_path_rate=0.0,
-    focal_levels=(2, 2, 2),
-    focal_windows=(3, 3, 3),
-)
+NET = replace(WORKLOADS["small"].config, image_size=SIDE, patch_size=4)
 
 
 def axes(images: tuple[int, ...] = IMAGES, sides: tuple[int, ...] = SIDES) -> dict[str, dict[int, Workload]]:
