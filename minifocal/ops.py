@@ -62,6 +62,7 @@ class Ops:
     add: Callable[[Any, Any], Any]
     sgd_update: Callable[..., None]
     adamw_update: Callable[..., None]
+    clip: Callable[..., Any]
     threaded: bool = False  # whether the parts of a batch may go through the layers in threads, side by side
 
 
@@ -87,6 +88,7 @@ REFERENCE = Ops(
     add=add.add,
     sgd_update=updates.sgd_update,
     adamw_update=updates.adamw_update,
+    clip=updates.clip,
 )
 
 TABLES = (REFERENCE.name, "numpy", "numba")

@@ -32,6 +32,7 @@ FUNCTIONS = (
     "sqrt",
     "stack",
     "tanh",
+    "where",
     "zeros",
     "zeros_like",
 )

@@ -1,12 +1,14 @@
 """How an array is gone through: by rows, by blocks, in threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from minifocal.arrays import Array
+from minifocal.functional.updates import UpdateRow
 from minifocal.fused.workspace import empty
-from minifocal.threads import over_ranges
+from minifocal.threads import over_items, over_ranges
 
 BLOCK = 2**17
 """Elements of a block. Smaller ones lie deeper in the cache, but then threads wait for each other to enter NumPy."""
@@ -70,6 +72,21 @@ def in_place(function: Callable[..., object], changed: list[Array], read: list[A
     if views is None:  # some of the flat ones are copies
         for array, part in zip(changed, flat, strict=False):
             array[...] = part.reshape(array.shape)
+
+
+def update_rows(function: Callable[..., object], rows: Sequence[UpdateRow], skip: Array | None) -> None:
+    """Let a function make the step of every row, rows side by side in threads; of none where `skip` is true.
+
+    Args:
+        function: takes a row's weight decay and a part of its data, state and gradient, flat; it changes the first two.
+        rows: one for each parameter. skip: a boolean scalar, or None.
+    """
+
+    def update(row: UpdateRow) -> None:
+        in_place(partial(function, float(row.weight_decay)), [row.data, *row.state], [row.grad])
+
+    if skip is None or not skip:
+        over_items(update, rows, [row.data.size for row in rows])
 
 
 def sum_into(total: Array, parts: list[Array]) -> None:

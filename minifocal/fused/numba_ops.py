@@ -4,6 +4,7 @@ The kernels are compiled when they are first called, which takes some seconds, a
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from minifocal.functional.layer_scale import LayerScaleCache
 from minifocal.functional.linear import as_rows
 from minifocal.functional.modulate import ModulateCache
 from minifocal.functional.patches import NO_PADDING, Padding, PatchesCache, count_patches
+from minifocal.functional.updates import UpdateRow
 from minifocal.fused import numba_conv, numba_kernels, numpy_activations, numpy_conv, numpy_ops
-from minifocal.fused.blocks import elementwise, in_place
+from minifocal.fused.blocks import elementwise, update_rows
 from minifocal.fused.numpy_conv import TAP_SPEED, mean_over_map
 from minifocal.fused.workspace import empty, empty_like
 from minifocal.threads import over_ranges
@@ -276,35 +278,25 @@ def global_level_forward(ctx: Array, gate: Array, aggregate: Array | float) -> t
 
 
 def sgd_update(
-    data: Array,
-    grad: Array,
-    velocity: Array,
-    *,
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
+    rows: Sequence[UpdateRow], *, lr: float, momentum: float, nesterov: bool, skip: Array | None = None
 ) -> None:
     """As functional.updates.sgd_update."""
-    options = float(lr), float(momentum), bool(nesterov), float(weight_decay)
-    in_place(lambda *parts: numba_kernels.sgd_kernel(*parts, *options), [data, velocity], [grad])
+    options = float(lr), float(momentum), bool(nesterov)
+    update_rows(lambda decay, *parts: numba_kernels.sgd_kernel(*parts, *options, decay), rows, skip)
 
 
 def adamw_update(
-    data: Array,
-    grad: Array,
-    mean: Array,
-    square: Array,
+    rows: Sequence[UpdateRow],
     *,
     lr: float,
     betas: tuple[float, float],
     eps: float,
-    weight_decay: float,
     steps: int,
+    skip: Array | None = None,
 ) -> None:
     """As functional.updates.adamw_update."""
-    options = float(lr), *map(float, betas), float(eps), float(weight_decay), int(steps)
-    in_place(lambda *parts: numba_kernels.adamw_kernel(*parts, *options), [data, mean, square], [grad])
+    options = float(lr), *map(float, betas), float(eps)
+    update_rows(lambda decay, *parts: numba_kernels.adamw_kernel(*parts, *options, decay, int(steps)), rows, skip)
 
 
 def _flat(x: Array) -> Array:

@@ -5,7 +5,8 @@ go into memory that was used before (`workspace.empty`), a chain of elementwise 
 in place, and rows are shared out to threads (`over_ranges`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from minifocal.functional.layer_scale import LayerScaleCache
 from minifocal.functional.linear import LinearCache, as_rows, check_linear
 from minifocal.functional.modulate import ModulateCache
 from minifocal.functional.split import SplitCache, split_forward
-from minifocal.fused.blocks import blocks, elementwise, in_place, row_blocks
+from minifocal.functional.updates import UpdateRow
+from minifocal.fused.blocks import blocks, elementwise, row_blocks, update_rows
 from minifocal.fused.numpy_activations import (
     gelu_backward,
     gelu_forward,
@@ -34,7 +36,7 @@ from minifocal.fused.numpy_conv import (
     global_level_forward,
 )
 from minifocal.fused.workspace import empty, empty_like
-from minifocal.threads import over_ranges
+from minifocal.threads import over_items, over_ranges
 
 UPDATE_BLOCK = 2**15  # elements: an update goes through more arrays at once than other work
 PRODUCT_SPEED = 32  # multiply-adds of a product in the time of one elementwise step, roughly
@@ -192,18 +194,11 @@ def split_backward(dparts: tuple[Array, ...], cache: SplitCache) -> Array:
 
 
 def sgd_update(
-    data: Array,
-    grad: Array,
-    velocity: Array,
-    *,
-    lr: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
+    rows: Sequence[UpdateRow], *, lr: float, momentum: float, nesterov: bool, skip: Array | None = None
 ) -> None:
     """As functional.updates.sgd_update."""
 
-    def body(data: Array, velocity: Array, grad: Array) -> None:
+    def body(weight_decay: float, data: Array, velocity: Array, grad: Array) -> None:
         gradient = weight_decay * data
         gradient += grad
         velocity *= momentum
@@ -215,25 +210,22 @@ def sgd_update(
             np.multiply(velocity, lr, out=gradient)
         data -= gradient
 
-    in_place(_by_blocks(body), [data, velocity], [grad])
+    update_rows(_by_blocks(body), rows, skip)
 
 
 def adamw_update(
-    data: Array,
-    grad: Array,
-    mean: Array,
-    square: Array,
+    rows: Sequence[UpdateRow],
     *,
     lr: float,
     betas: tuple[float, float],
     eps: float,
-    weight_decay: float,
     steps: int,
+    skip: Array | None = None,
 ) -> None:
     """As functional.updates.adamw_update."""
     beta1, beta2 = betas
 
-    def body(data: Array, mean: Array, square: Array, grad: Array) -> None:
+    def body(weight_decay: float, data: Array, mean: Array, square: Array, grad: Array) -> None:
         step = np.subtract(grad, mean)
         step *= 1.0 - beta1
         mean += step
@@ -249,17 +241,33 @@ def adamw_update(
         data *= 1.0 - lr * weight_decay
         data -= step
 
-    in_place(_by_blocks(body), [data, mean, square], [grad])
+    update_rows(_by_blocks(body), rows, skip)
 
 
 def _by_blocks(body: Callable[..., None]) -> Callable[..., None]:
-    """Make a function of flat arrays go through them block by block."""
+    """Make a function of a number and flat arrays go through the arrays block by block."""
 
-    def share(*arrays: Array) -> None:
+    def share(weight_decay: float, *arrays: Array) -> None:
         for block in blocks(0, arrays[0].size, UPDATE_BLOCK):
-            body(*(array[block] for array in arrays))
+            body(weight_decay, *(array[block] for array in arrays))
 
     return share
+
+
+def clip(gradients: Sequence[Array], max_norm: float) -> Array:
+    """As functional.updates.clip; gradients that are short enough are only read."""
+    sizes = [gradient.size for gradient in gradients]
+    squares: list[Any] = [0.0] * len(gradients)
+
+    def measure(number: int) -> None:
+        squares[number] = (gradients[number] * gradients[number]).sum()
+
+    over_items(measure, range(len(gradients)), sizes)
+    norm = np.sqrt(np.float64(sum(squares)))  # in their order, whoever was faster
+    if norm > max_norm:
+        factor = float(max_norm / norm)  # a float of Python's does not turn float32 into float64
+        over_items(lambda gradient: np.multiply(gradient, factor, out=gradient), gradients, sizes)
+    return norm
 
 
 OVERRIDES = {
@@ -277,5 +285,6 @@ OVERRIDES = {
     "add": add,
     "sgd_update": sgd_update,
     "adamw_update": adamw_update,
+    "clip": clip,
 }
 """What replaces what: pairs (forward, backward), and single functions."""

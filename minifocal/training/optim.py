@@ -5,8 +5,8 @@ from typing import Any
 
 from minifocal.arrays import Array, get_array_module
 from minifocal.errors import InputError
-from minifocal.layers.base import Layer, Parameter
-from minifocal.threads import over_items
+from minifocal.functional.updates import UpdateRow
+from minifocal.layers.base import Layer
 
 
 class Optimizer:
@@ -40,23 +40,43 @@ class Optimizer:
             name: {slot: _zeros_like(parameter.data) for slot in self.slots}
             for name, parameter in self.parameters.items()
         }
+        self._rows: list[UpdateRow] = []
+        self._decays: tuple[float, bool] | None = None
 
-    def step(self) -> None:
-        """Update every parameter once, by its gradient."""
+    def step(self, skip: Array | None = None) -> None:
+        """Update every parameter once, by its gradient.
+
+        Args:
+            skip: a boolean scalar array beside the parameters; where it is true neither they nor the state change. Such
+                a step is counted all the same: `steps` is known without waiting for a device. So AdamW corrects its
+                mean and square for more steps than they have seen, which makes the next few steps a little shorter.
+        Raises:
+            TypeError: the model was moved to another device after this was made.
+        """
+        rows = self._current_rows()
         self.steps += 1
-        if self.ops.threaded:
-            over_items(self._step, list(self.parameters), [p.data.size for p in self.parameters.values()])
-        else:
-            for name in self.parameters:
-                self._step(name)
+        self._update(rows, skip)
 
-    def _step(self, name: str) -> None:
-        parameter, state = self.parameters[name], self.state[name]
-        get_array_module(parameter.data, *state.values())  # the model was moved after this was made
-        decay = self.weight_decay if self.decay_all or parameter.data.ndim > 1 else 0.0
-        self._update(parameter, state, decay)
+    def _current_rows(self) -> list[UpdateRow]:
+        """Give the rows: the same list until an array is replaced or the weight decay set anew."""
+        decays = self.weight_decay, self.decay_all
+        if decays != self._decays or any(
+            row.data is not parameter.data or row.grad is not parameter.grad
+            for row, parameter in zip(self._rows, self.parameters.values(), strict=True)
+        ):
+            self._rows = self._make_rows()
+            self._decays = decays
+        return self._rows
 
-    def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
+    def _make_rows(self) -> list[UpdateRow]:
+        rows = []
+        for name, parameter in self.parameters.items():
+            decay = self.weight_decay if self.decay_all or parameter.data.ndim > 1 else 0.0
+            rows.append(UpdateRow(parameter.data, parameter.grad, tuple(self.state[name].values()), decay))
+        get_array_module(*(array for row in rows for array in (row.data, row.grad, *row.state)))  # of one home
+        return rows
+
+    def _update(self, rows: list[UpdateRow], skip: Array | None) -> None:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Array]:
@@ -114,16 +134,8 @@ class SGD(Optimizer):
         self.momentum = momentum
         self.nesterov = nesterov
 
-    def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
-        self.ops.sgd_update(
-            parameter.data,
-            parameter.grad,
-            state["velocity"],
-            lr=self.lr,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            weight_decay=decay,
-        )
+    def _update(self, rows: list[UpdateRow], skip: Array | None) -> None:
+        self.ops.sgd_update(rows, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, skip=skip)
 
 
 class AdamW(Optimizer):
@@ -158,41 +170,25 @@ class AdamW(Optimizer):
         self.betas = betas
         self.eps = eps
 
-    def _update(self, parameter: Parameter, state: dict[str, Array], decay: float) -> None:
-        self.ops.adamw_update(
-            parameter.data,
-            parameter.grad,
-            state["mean"],
-            state["square"],
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=decay,
-            steps=self.steps,
-        )
+    def _update(self, rows: list[UpdateRow], skip: Array | None) -> None:
+        self.ops.adamw_update(rows, lr=self.lr, betas=self.betas, eps=self.eps, steps=self.steps, skip=skip)
 
 
 OPTIMIZERS: dict[str, Any] = {"sgd": SGD, "adamw": AdamW}
 
 
-def clip_gradients(model: Layer, max_norm: float) -> float:
+def clip_gradients(model: Layer, max_norm: float) -> Array:
     """Scale all gradients down together so that their Euclidean norm is at most max_norm.
 
     Returns:
-        the norm before clipping.
+        the norm before clipping: a float64 scalar, beside the gradients.
     Raises:
         InputError: max_norm is not above 0.
     Source: Pascanu, Mikolov and Bengio 2013 (arXiv:1211.5063).
     """
     if not max_norm > 0.0:
         raise InputError(f"the largest norm of the gradients must be above 0, got {max_norm}")
-    parameters = list(model.parameters())
-    # One sum, one float: a float of every parameter's share would wait for a device hundreds of times.
-    norm = math.sqrt(float(sum((parameter.grad * parameter.grad).sum() for parameter in parameters)))
-    if norm > max_norm:
-        for parameter in parameters:
-            parameter.grad *= max_norm / norm
-    return norm
+    return model.ops.clip([parameter.grad for parameter in model.parameters()], max_norm)
 
 
 def _zeros_like(array: Array) -> Array:

@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from strict_array import StrictLibrary
 
+from minifocal.arrays import as_numpy
 from minifocal.errors import InputError
 from minifocal.layers.initializers import LeCun
 from minifocal.layers.linear import Linear
@@ -141,3 +143,76 @@ def test_clipping_leaves_short_gradients_alone(layer):
 def test_impossible_settings_are_refused(layer, make, options, message):
     with pytest.raises(InputError, match=message):
         make(layer, **options)
+
+
+def with_state(optimizer):
+    return [a.copy() for a in [*(p.data for p in optimizer.parameters.values()), *optimizer.state_dict().values()]]
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_the_rows_are_made_once_and_again_when_something_was_replaced(layer, make, monkeypatch):
+    """A step that still saw the old array would leave the new one as it is."""
+    optimizer, seen = make(layer, 0.1, weight_decay=0.0), []
+    monkeypatch.setattr(optimizer, "_update", lambda rows, skip: seen.append(rows))
+    for _ in range(2):
+        optimizer.step()
+    assert seen[0] is seen[1]
+    layer.weight.data = layer.weight.data.copy()
+    optimizer.step()
+    assert seen[2] is not seen[1]
+    assert seen[2][0].data is layer.weight.data
+    layer.bias.grad = layer.bias.grad.copy()
+    optimizer.step()
+    assert seen[3][1].grad is layer.bias.grad
+    optimizer.weight_decay = 0.25
+    optimizer.step()
+    assert [row.weight_decay for row in seen[4]] == [0.25, 0.0]
+    optimizer.decay_all = True
+    optimizer.step()
+    assert [row.weight_decay for row in seen[5]] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_a_step_after_the_model_was_moved_is_refused(layer, make):
+    optimizer, library = make(layer, 0.1), StrictLibrary()
+    optimizer.step()
+    for parameter in layer.parameters():
+        parameter.data, parameter.grad = library.asarray(parameter.data), library.asarray(parameter.grad)
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"two homes: strict array .* and numpy array"):
+            optimizer.step()
+    assert optimizer.steps == 1
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_a_step_on_a_device_gives_numpys_bits_and_moves_nothing(make):
+    """With and without one that is skipped; the norm of the gradients stays on the device too."""
+    results, library = [], StrictLibrary()
+    for home in (np, library):
+        layer = Linear(3, 2, init=LeCun(5, "float32"))
+        for parameter in layer.parameters():
+            parameter.data, parameter.grad = home.asarray(parameter.data), home.asarray(parameter.grad + 0.3)
+        optimizer, skips = make(layer, 0.1), [home.asarray(np.array(skip)) for skip in (True, False)]
+        library.to_device.clear()
+        for max_norm, skip in ((0.5, None), (50.0, skips[0]), (0.25, skips[1])):
+            norm = clip_gradients(layer, max_norm)
+            optimizer.step(skip)
+        assert library.to_host == library.to_device == []
+        results.append([as_numpy(array) for array in (norm, *layer.state_dict().values())])
+        library.to_host.clear()
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_a_skipped_step_changes_nothing_and_is_counted(layer, make):
+    optimizer = make(layer, 0.1)
+    apply(layer, optimizer, 2)
+    before = with_state(optimizer)
+    optimizer.step(np.array(True))
+    for one, other in zip(with_state(optimizer), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert optimizer.steps == 3
+    optimizer.step(np.array(False))
+    assert all(not np.array_equal(*pair) for pair in zip(with_state(optimizer), before, strict=True))
