@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from minifocal.errors import InputError, check_integer
+from minifocal.errors import InputError, check_integer, one_line
 
 Array: TypeAlias = Any
 """An array of NumPy, of CuPy, or of another library that names itself by `__array_namespace__`."""
@@ -47,7 +47,7 @@ def _home(array: Array) -> ModuleType:
         return np
     library = type(array).__module__.partition(".")[0]
     if library == "cupy":
-        return _cupy()
+        return import_cupy()
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__name__}; wrap it with numpy.asarray")
@@ -57,7 +57,7 @@ def _describe(array: Array) -> str:
     return f"{_home(array).__name__} array of shape {tuple(array.shape)} on {device_of(array)}"
 
 
-def _cupy() -> ModuleType:
+def import_cupy() -> ModuleType:
     """Import CuPy, or say in one line what is missing."""
     try:
         import cupy
@@ -83,12 +83,35 @@ def check_device(device: str) -> int | None:
     kind, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")
     if kind != "cuda" or number.isdecimal() != bool(colon):
         raise InputError(f'device must be "cpu", "cuda" or "cuda:N", got {device!r}')
-    cupy = _cupy()
-    index = int(number or 0)
-    count = cupy.cuda.runtime.getDeviceCount() if cupy.is_available() else 0
+    index, count = int(number or 0), _count_gpus(import_cupy())
     if index >= count:
         raise InputError(f'device {device!r} is not present: CuPy sees {count} GPUs; use device "cpu"')
     return index
+
+
+def _count_gpus(cupy: ModuleType) -> int:
+    """Count the GPUs.
+
+    Raises:
+        InputError: there is no driver, or it does not support this build of CuPy.
+    """
+    runtime = cupy.cuda.runtime
+    try:
+        return int(runtime.getDeviceCount())
+    except runtime.CUDARuntimeError as error:
+        driver, built_for = runtime.driverGetVersion() // 1000, runtime.runtimeGetVersion() // 1000
+        if not driver:
+            raise InputError(
+                'device "cuda" needs the driver of an NVIDIA GPU, and there is none; use device "cpu"'
+            ) from error
+        if driver < built_for:
+            raise InputError(
+                f"CuPy is built for CUDA {built_for}, but the driver supports CUDA {driver} at most; "
+                f'uninstall cupy-cuda{built_for}x and install "minifocal[cuda{driver}]", or bring the driver up to date'
+            ) from error
+        if "NoDevice" in str(error):
+            return 0
+        raise InputError(f"CuPy cannot reach a GPU: {one_line(str(error))}; see minifocal doctor") from error
 
 
 def describe_gpus() -> str:
@@ -98,11 +121,22 @@ def describe_gpus() -> str:
         InputError: there is none, or no CuPy.
     """
     check_device("cuda")
-    cupy = _cupy()
+    cupy = import_cupy()
     runtime = cupy.cuda.runtime
     names = [runtime.getDeviceProperties(index)["name"].decode() for index in range(runtime.getDeviceCount())]
     driver = runtime.driverGetVersion()
     return f"{', '.join(names)}; CuPy {cupy.__version__}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}"
+
+
+def use_device(device: str) -> None:
+    """Make a device the one that this thread computes on from now on, as CuPy needs it; nothing for "cpu".
+
+    Raises:
+        InputError: as check_device.
+    """
+    index = check_device(device)
+    if index is not None:
+        import_cupy().cuda.Device(index).use()
 
 
 def device_of(array: Array) -> str:
@@ -118,7 +152,7 @@ def to_device(array: Array, device: str) -> Array:
     index = check_device(device)
     if index is None:
         return as_numpy(array)
-    cupy = _cupy()
+    cupy = import_cupy()
     with cupy.cuda.Device(index):
         return cupy.asarray(array)
 
