@@ -91,28 +91,32 @@ REFERENCE = Ops(
     clip=updates.clip,
 )
 
-TABLES = (REFERENCE.name, "numpy", "numba")
+GPU_TABLE = "cuda"
+TABLES = (REFERENCE.name, "numpy", "numba", GPU_TABLE)
 """The names of all tables, from the slowest to the fastest."""
+
+_MODULES = {"numpy": "numpy_ops", "numba": "numba_ops", GPU_TABLE: "gpu_ops"}  # in fused/
 
 
 def get_ops(name: str = "auto", device: str = "cpu") -> Ops:
     """Find a table by its name.
 
     Args:
-        name: "reference"; "numpy", blocks and threads; "numba", compiled, with the extra [fast]; or "auto", the fastest
-            that is present for the device.
+        name: "reference"; "numpy", blocks and threads; "numba", compiled, with the extra [fast]; "cuda", kernels for a
+            GPU; or "auto", the fastest that is present for the device.
         device: where it is to compute.
     Raises:
         InputError: no table of that name, it needs something that is missing, or it does not compute on the device.
     """
     if name == "auto":
-        return get_ops(_fastest() if device == "cpu" else REFERENCE.name, device)
+        return get_ops(_fastest() if device == "cpu" else GPU_TABLE, device)
     if name not in TABLES:
         raise InputError(f"ops must be one of {', '.join(['auto', *TABLES])}, got {name!r}")
     if name == REFERENCE.name:
         return REFERENCE
-    if device != "cpu":
-        raise InputError(f'ops "{name}" computes on the CPU, but the device is {device}; use ops "auto"')
+    if (name == GPU_TABLE) != (device != "cpu"):
+        place = "a GPU" if name == GPU_TABLE else "the CPU"
+        raise InputError(f'ops "{name}" computes on {place}, but the device is {device}; use ops "auto"')
     return _load(name)
 
 
@@ -120,7 +124,7 @@ def get_ops(name: str = "auto", device: str = "cpu") -> Ops:
 def _load(name: str) -> Ops:
     try:
         # Imported where asked for: Numba alone takes longer to start than all the rest.
-        fused = importlib.import_module(f"minifocal.fused.{name}_ops")
+        fused = importlib.import_module(f"minifocal.fused.{_MODULES[name]}")
     except (ImportError, OSError) as error:  # missing, or its compiler cannot be loaded
         reason = str(error).partition("\n")[0]
         raise InputError(
@@ -129,13 +133,13 @@ def _load(name: str) -> Ops:
     fields: dict[str, Any] = {
         field: Op(*new) if isinstance(new, tuple) else new for field, new in fused.OVERRIDES.items()
     }
-    return replace(REFERENCE, name=name, threaded=True, **fields)
+    return replace(REFERENCE, name=name, threaded=name != GPU_TABLE, **fields)
 
 
 @cache
-def list_ops() -> list[str]:
-    """List the names of the tables that this machine can load, from the slowest to the fastest."""
-    return [name for name in TABLES if _is_present(name)]
+def list_ops(device: str = "cpu") -> list[str]:
+    """List the names of the tables that this machine can load for a device, from the slowest to the fastest."""
+    return [name for name in TABLES if _is_present(name, device)]
 
 
 @cache
@@ -146,9 +150,9 @@ def _fastest() -> str:
     return last
 
 
-def _is_present(name: str) -> bool:
+def _is_present(name: str, device: str) -> bool:
     try:
-        get_ops(name)
+        get_ops(name, device)
     except InputError:
         return False
     return True

@@ -102,7 +102,7 @@ def test_a_table_for_the_cpu_does_not_move_to_a_gpu(monkeypatch):
     with pytest.raises(InputError, match=r'ops "numpy" computes on the CPU, but the device is cuda; use ops "auto"'):
         named.to_device("cuda")
     chosen.to_device("cuda")
-    assert {layer.ops.name for layer in chosen.layers_inside()} == {"reference"}
+    assert {layer.ops.name for layer in chosen.layers_inside()} == {"cuda"}
     chosen.to_device("cpu")
     assert chosen.ops is get_ops("auto")
 
@@ -141,7 +141,7 @@ def test_the_complex_step_is_refused_where_kernels_take_real_numbers_only():
 
 
 def test_an_unknown_table_is_refused_by_name():
-    with pytest.raises(InputError, match="ops must be one of auto, reference, numpy, numba, got 'fast'"):
+    with pytest.raises(InputError, match="ops must be one of auto, reference, numpy, numba, cuda, got 'fast'"):
         network(ops="fast")
 
 

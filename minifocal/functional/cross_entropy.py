@@ -46,7 +46,28 @@ def cross_entropy_forward(
             (looked at where they are on the host; on a device that would wait for it).
     Source: label smoothing, Szegedy et al. 2016 (arXiv:1512.00567).
     """
-    xp = get_array_module(logits, labels)
+    check_cross_entropy(logits, labels, label_smoothing)
+    xp, N = get_array_module(logits), logits.shape[1]
+    log_probabilities = log_softmax(logits)
+    one_hot = (labels[:, None] == xp.arange(N)).astype(logits.dtype)
+    targets = (1.0 - label_smoothing) * one_hot + label_smoothing / N
+    loss = -(targets * log_probabilities).sum(axis=1).mean()
+    return loss, CrossEntropyCache(xp.exp(log_probabilities), targets)
+
+
+def cross_entropy_backward(cache: CrossEntropyCache, dloss: Array | float = 1.0) -> Array:
+    """Gradient of cross_entropy_forward: dlogits = dloss (softmax(logits) - targets) / B."""
+    probabilities, targets = cache
+    return (probabilities - targets) * (dloss / probabilities.shape[0])
+
+
+def check_cross_entropy(logits: Array, labels: Array, label_smoothing: float) -> None:
+    """Refuse what has no loss.
+
+    Raises:
+        InputError: as cross_entropy_forward.
+    """
+    get_array_module(logits, labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise InputError(
             f"cross_entropy: expected logits (B, N) and labels (B,), got {tuple(logits.shape)} and "
@@ -62,14 +83,3 @@ def cross_entropy_forward(
             f"cross_entropy: labels must lie in 0..{N - 1}, one for each of {N} logits, got "
             f"{labels.min()}..{labels.max()}; build the network with more classes, or relabel"
         )
-    log_probabilities = log_softmax(logits)
-    one_hot = (labels[:, None] == xp.arange(N)).astype(logits.dtype)
-    targets = (1.0 - label_smoothing) * one_hot + label_smoothing / N
-    loss = -(targets * log_probabilities).sum(axis=1).mean()
-    return loss, CrossEntropyCache(xp.exp(log_probabilities), targets)
-
-
-def cross_entropy_backward(cache: CrossEntropyCache, dloss: Array | float = 1.0) -> Array:
-    """Gradient of cross_entropy_forward: dlogits = dloss (softmax(logits) - targets) / B."""
-    probabilities, targets = cache
-    return (probabilities - targets) * (dloss / probabilities.shape[0])

@@ -11,6 +11,8 @@ import pytest
 from minifocal.errors import InputError
 from minifocal.ops import REFERENCE, TABLES, Op, get_ops, list_ops
 
+# Operations of which one way is as fast as it can be in the reference: views, or one pass over memory.
+FAST_ONE_WAY = {"cpu": ("split",), "cuda": ("layer_scale", "mean_pool", "modulate")}
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
@@ -22,31 +24,36 @@ def python(code, **environment):
 
 
 def test_the_tables_are_listed_from_the_slowest_to_the_fastest():
-    assert list_ops() == [name for name in TABLES if name != "numba" or HAS_NUMBA]
+    assert list_ops() == [name for name in TABLES if name != "cuda" and (name != "numba" or HAS_NUMBA)]
+    assert list_ops("cuda") == ["reference", "cuda"]
     assert get_ops() == get_ops("auto") == get_ops(list_ops()[-1])
     assert [get_ops(name).name for name in list_ops()] == list_ops()
     assert [get_ops(name).threaded for name in list_ops()] == [False, True, True][: len(list_ops())]
 
 
-@pytest.mark.parametrize("table", list_ops()[1:])
-def test_a_table_replaces_both_ways_of_an_operation_or_none(table):
+@pytest.mark.parametrize(("table", "device"), [*((table, "cpu") for table in list_ops()[1:]), ("cuda", "cuda")])
+def test_a_table_replaces_both_ways_of_an_operation_or_none(table, device):
     for field in fields(REFERENCE):
-        fast, slow = (getattr(ops, field.name) for ops in (get_ops(table), REFERENCE))
+        fast, slow = (getattr(ops, field.name) for ops in (get_ops(table, device), REFERENCE))
         if isinstance(slow, Op):
             assert isinstance(fast, Op), field.name
             for mine, its in zip(fast, slow, strict=True):
                 assert mine.__name__ == its.__name__
-                assert (mine is its) == (fast == slow) or field.name == "split", field.name  # parts are views already
+                assert (mine is its) == (fast == slow) or field.name in FAST_ONE_WAY[device], field.name
 
 
 def test_an_unknown_table_is_refused():
-    with pytest.raises(InputError, match="ops must be one of auto, reference, numpy, numba, got 'torch'"):
+    with pytest.raises(InputError, match="ops must be one of auto, reference, numpy, numba, cuda, got 'torch'"):
         get_ops("torch")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_fast_tables_are_for_the_cpu(device):
-    assert get_ops("auto", device) is get_ops("reference", device) is REFERENCE
+def test_a_fast_table_is_for_the_cpu_or_for_a_gpu(device):
+    assert get_ops("reference", device) is REFERENCE
+    assert get_ops("auto", device) is get_ops("cuda", device)
+    assert not get_ops("cuda", device).threaded
+    with pytest.raises(InputError, match=r'^ops "cuda" computes on a GPU, but the device is cpu; use ops "auto"$'):
+        get_ops("cuda")
     for name in ("numpy", "numba"):
         with pytest.raises(InputError, match=rf'^ops "{name}" computes on the CPU, but the device is {device};'):
             get_ops(name, device)
