@@ -8,6 +8,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from cuda_host import COMPILER
+from homes import Gpu, Home, HostCompiled
 from hypothesis import settings
 
 from minifocal.arrays import check_device, get_array_module, to_device
@@ -23,11 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every test that takes `xp` twice; without a GPU the second one is skipped."""
-    if "xp" in metafunc.fixturenames:
-        skip = [] if metafunc.config.getoption("--require-gpu") or _has_gpu() else [pytest.mark.skip("no GPU")]
-        devices = ["cpu", pytest.param("cuda", marks=skip)]
-        metafunc.parametrize("xp", devices, indirect=True, scope="session")
+    """Run every test that takes `xp`, or `home`, twice; without a GPU the second one is skipped."""
+    for fixture, first, scope in (("xp", "cpu", "session"), ("home", "host", "function")):
+        if fixture in metafunc.fixturenames:
+            skip = [] if metafunc.config.getoption("--require-gpu") or _has_gpu() else [pytest.mark.skip("no GPU")]
+            metafunc.parametrize(fixture, [first, pytest.param("cuda", marks=skip)], indirect=True, scope=scope)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,6 +48,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def xp(request: pytest.FixtureRequest) -> ModuleType:
     """The array library: NumPy, then CuPy."""
     return get_array_module(to_device(np.zeros(1), request.param))
+
+
+@pytest.fixture(scope="session")
+def host_compiled() -> HostCompiled:
+    """The kernels of a GPU, compiled for the host."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler: CXX names one")
+    return HostCompiled()
+
+
+@pytest.fixture
+def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """Where the table "cuda" computes: on arrays for kernels that are compiled for the host, then on a GPU."""
+    if request.param == "cuda":
+        return Gpu()
+    compiled: HostCompiled = request.getfixturevalue("host_compiled")
+    compiled.take_the_place_of_cupy(monkeypatch)
+    return compiled
 
 
 def _has_gpu() -> bool:

@@ -7,7 +7,7 @@ device.
 
 import operator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -16,10 +16,11 @@ OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 UNARY = ("neg", "pos", "abs", "invert")
 METHODS = ("sum", "mean", "max", "min", "any", "all", "argmax", "reshape", "transpose", "astype", "copy")
-ATTRIBUTES = ("shape", "ndim", "dtype", "size", "nbytes")
+ATTRIBUTES = ("shape", "ndim", "dtype", "size", "nbytes", "itemsize", "strides", "flags")
 # What the engine may call: CuPy has each of these under the same name with the same arguments.
 FUNCTIONS = (
     "arange",
+    "ascontiguousarray",
     "broadcast_to",
     "concatenate",
     "empty",
@@ -36,6 +37,12 @@ FUNCTIONS = (
     "zeros",
     "zeros_like",
 )
+
+
+class DeviceMemory(NamedTuple):
+    """Where an array begins, as CuPy says it."""
+
+    ptr: int
 
 
 class StrictLibrary:
@@ -109,6 +116,10 @@ class StrictArray:
     @property
     def device(self) -> str:
         return f"{self.library.__name__}:0"
+
+    @property
+    def data(self) -> "DeviceMemory":
+        return DeviceMemory(self._host.ctypes.data)
 
     @property
     def T(self) -> "StrictArray":  # noqa: N802

@@ -4,8 +4,9 @@ from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+from homes import HOST, Home, arrays, leaves
 
-from minifocal.ops import Op
+from minifocal.ops import Op, Ops
 
 GELU_ERROR = 5e-7  # of GELU and its slope in float32, as the fast twins promise
 CONTAINS_GELU = ("gelu", "focal_level", "global_level")
@@ -70,7 +71,17 @@ def draw(spec: Any, rng: np.random.Generator, dtype: str, layout: str) -> Any:
 
 
 def shapes_of(outputs: Any) -> Any:
-    return Normal(outputs.shape) if isinstance(outputs, np.ndarray) else tuple(map(shapes_of, outputs))
+    return Normal(outputs.shape) if hasattr(outputs, "shape") else tuple(map(shapes_of, outputs))
+
+
+def op_of(table: Ops, name: str) -> Op:
+    """An operation of a table, its cache last; a function without a way back gets one."""
+    op = getattr(table, name)
+    if not isinstance(op, Op):
+        return Op(lambda *inputs: (op(*inputs), ()), lambda dy, cache: dy)
+    if name == "cross_entropy":
+        return Op(op.forward, lambda dloss, cache: op.backward(cache, dloss))
+    return op
 
 
 def make(case: Case, op: Op, dtype: str, layout: str = "in order", writeable: bool = True) -> tuple[tuple, tuple]:
@@ -84,15 +95,6 @@ def make(case: Case, op: Op, dtype: str, layout: str = "in order", writeable: bo
     return inputs, upstream
 
 
-def leaves(tree: Any) -> list[Any]:
-    """Everything in tuples of tuples."""
-    return [leaf for part in tree for leaf in leaves(part)] if isinstance(tree, list | tuple) else [tree]
-
-
-def arrays(tree: Any) -> list[np.ndarray]:
-    return [leaf for leaf in leaves(tree) if isinstance(leaf, np.ndarray)]
-
-
 def go(forward: Any, backward: Any, inputs: tuple, upstream: tuple) -> tuple:
     """Give the outputs, the cache and the gradients of a call."""
     *outputs, cache = forward(*inputs)
@@ -100,9 +102,18 @@ def go(forward: Any, backward: Any, inputs: tuple, upstream: tuple) -> tuple:
 
 
 def check_twins(
-    fast: Op, reference: Op, case: Case, dtype: str, layout: str = "in order", writeable: bool = True
+    fast: Op,
+    reference: Op,
+    case: Case,
+    dtype: str,
+    layout: str = "in order",
+    writeable: bool = True,
+    home: Home = HOST,
+    gelu_error: float = GELU_ERROR,
 ) -> None:
     """Assert that the fast ways give what the reference's give, together and each with the other's other way.
+
+    On another home than the host, all ways compute there; what is wanted is always the host's.
 
     The tolerance: two sums of n numbers in different orders differ by some n roundings of the largest number around, a
     function by a few, and in float32 GELU by its own error, which sums gather as they gather roundings.
@@ -111,16 +122,17 @@ def check_twins(
     before = [array.copy() for array in arrays((inputs, upstream))]
     want = go(*reference, inputs, upstream)
     largest = max(1.0, *(float(np.abs(array).max()) for array in arrays(want)))
-    error = 8 * float(np.finfo(dtype).eps) + GELU_ERROR * (dtype == "float32" and case.op in CONTAINS_GELU)
+    error = 8 * float(np.finfo(dtype).eps) + gelu_error * (dtype == "float32" and case.op in CONTAINS_GELU)
+    there = home.put(inputs), home.put(upstream)
     for pair in (fast, (fast.forward, reference.backward), (reference.forward, fast.backward)):
-        got = go(*pair, inputs, upstream)
+        got = home.get(go(*pair, *there))
         for one, other in zip(leaves(got), leaves(want), strict=True):
-            if isinstance(other, np.ndarray):
+            if hasattr(other, "strides"):
                 assert one.dtype == other.dtype == dtype
                 assert one.shape == other.shape
                 np.testing.assert_allclose(one, other, rtol=0, atol=error * case.terms * largest)
             else:
                 assert one == other  # None where there is no gate, and sizes
         assert type(got[1]) is type(want[1])
-    for array, kept in zip(arrays((inputs, upstream)), before, strict=True):
+    for array, kept in zip(arrays(home.get(there)), before, strict=True):
         np.testing.assert_array_equal(array, kept, "something given was written into")

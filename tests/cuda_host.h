@@ -1,0 +1,227 @@
+// CUDA's names for a C++ compiler of a CPU, so that kernels can be tested where there is no GPU.
+//
+// The threads of a block are fibers of one thread of the system: each runs until it waits at a barrier, and then the
+// next one does. They run in order or in reverse: a kernel that lacks a barrier gives something else in one of the two.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+using std::erf;
+using std::exp;
+using std::log;
+using std::sqrt;
+using std::tanh;
+
+#define __global__
+#define __device__
+#define __shared__ static
+#define __launch_bounds__(threads)
+
+namespace host {
+
+struct Size {
+    unsigned x, y, z;
+};
+
+// Threads that wait for each other: a warp, or a block.
+struct Group {
+    int alive, arrived, generation;
+};
+
+struct Fiber {
+    ucontext_t context;
+    Size index;
+    Group *warp, *waits_for;
+    int generation, number;
+    bool done;
+};
+
+const int STACK = 1 << 16, LARGEST_BLOCK = 1024, WARP = 32;
+
+ucontext_t scheduler;
+Group block_group, warps[LARGEST_BLOCK / WARP];
+Fiber fibers[LARGEST_BLOCK], *current;
+std::vector<char> stacks(size_t(STACK) * LARGEST_BLOCK);
+double slots[LARGEST_BLOCK];  // what the lanes of a warp show each other
+void (*run)(void**);
+void** run_arguments;
+
+inline void open_if_complete(Group& group) {
+    if (group.arrived < group.alive || group.alive == 0) return;
+    group.arrived = 0;
+    ++group.generation;
+}
+
+inline void wait(Group& group) {
+    ++group.arrived;
+    current->waits_for = &group;
+    current->generation = group.generation;
+    open_if_complete(group);
+    swapcontext(&current->context, &scheduler);
+}
+
+inline void leave(Group& group) {
+    --group.alive;
+    open_if_complete(group);
+}
+
+}  // namespace host
+
+static host::Size threadIdx, blockIdx, blockDim, gridDim;
+
+inline void __syncthreads() { host::wait(host::block_group); }
+
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int distance) {
+    host::Fiber* me = host::current;
+    host::slots[me->number] = value;
+    host::wait(*me->warp);
+    const T other = T(host::slots[me->number ^ distance]);
+    host::wait(*me->warp);
+    return other;
+}
+
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+namespace host {
+
+inline void fiber_body() {
+    run(run_arguments);
+    current->done = true;
+    leave(*current->warp);
+    leave(block_group);
+    swapcontext(&current->context, &scheduler);
+}
+
+// Runs one block; false where threads wait for one that never comes.
+inline bool run_block(bool reversed) {
+    const int threads = blockDim.x * blockDim.y * blockDim.z;
+    block_group = {threads, 0, 0};
+    for (int warp = 0; warp * WARP < threads; ++warp)
+        warps[warp] = {threads - warp * WARP < WARP ? threads - warp * WARP : WARP, 0, 0};
+    for (int n = 0; n < threads; ++n) {
+        Fiber& fiber = fibers[n];
+        fiber.index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
+        fiber.warp = &warps[n / WARP];
+        fiber.waits_for = nullptr;
+        fiber.number = n;
+        fiber.done = false;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack = {&stacks[size_t(n) * STACK], 0, size_t(STACK)};
+        fiber.context.uc_link = nullptr;
+        makecontext(&fiber.context, fiber_body, 0);
+    }
+    for (int done = 0; done < threads;) {
+        bool moved = false;
+        for (int step = 0; step < threads; ++step) {
+            Fiber& fiber = fibers[reversed ? threads - 1 - step : step];
+            if (fiber.done || (fiber.waits_for && fiber.waits_for->generation == fiber.generation)) continue;
+            fiber.waits_for = nullptr;
+            current = &fiber;
+            threadIdx = fiber.index;
+            swapcontext(&scheduler, &fiber.context);
+            moved = true;
+            done += fiber.done;
+        }
+        if (!moved) return false;
+    }
+    return true;
+}
+
+template <typename... Types, size_t... I>
+void call(void (*kernel)(Types...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<Types*>(arguments[I])...);
+}
+
+template <typename... Types>
+void call(void (*kernel)(Types...), void** arguments) {
+    call(kernel, arguments, std::index_sequence_for<Types...>());
+}
+
+struct Entry {
+    const char* name;
+    void (*run)(void**);
+    int arguments;
+};
+
+template <typename... Types>
+constexpr int count_arguments(void (*)(Types...)) {
+    return sizeof...(Types);
+}
+
+enum Status { FINE, UNKNOWN, WRONG_COUNT, DEADLOCK };
+
+inline Status launch(
+    const Entry* entries, const char* name, const unsigned* grid, const unsigned* block, int count, void** arguments,
+    bool reversed
+) {
+    while (entries->name && std::strcmp(entries->name, name)) ++entries;
+    if (!entries->name) return UNKNOWN;
+    if (entries->arguments != count) return WRONG_COUNT;
+    run = entries->run;
+    run_arguments = arguments;
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z)
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
+                if (!run_block(reversed)) return DEADLOCK;
+    return FINE;
+}
+
+// cuBLAS's gemm: C = alpha op(A) op(B) + beta C, columns first
+
+inline double number(const void* array, int type, size_t at) {
+    if (type == 0) return static_cast<const float*>(array)[at];
+    if (type == 1) return static_cast<const double*>(array)[at];
+    const unsigned bits = static_cast<const uint16_t*>(array)[at];
+    if (type == 14) {  // bfloat16
+        const unsigned wide = bits << 16;
+        float value;
+        std::memcpy(&value, &wide, sizeof value);
+        return value;
+    }
+    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;  // float16
+    const double size = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                        : exponent     ? std::ldexp(mantissa + 1024, exponent - 25)
+                                       : std::ldexp(mantissa, -24);
+    return bits >> 15 ? -size : size;
+}
+
+}  // namespace host
+
+extern "C" int host_gemm(
+    int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
+    const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute, int
+) {
+    // What cuBLAS asks of its arguments.
+    if (lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m || a_type != b_type) return 7;
+    if ((compute == 70) != (c_type == 1) || (compute != 68 && compute != 70 && compute != 77)) return 15;
+    const bool wide = c_type == 1;
+    const double one = wide ? *static_cast<const double*>(alpha) : *static_cast<const float*>(alpha);
+    const double kept = wide ? *static_cast<const double*>(beta) : *static_cast<const float*>(beta);
+    for (int column = 0; column < n; ++column)
+        for (int row = 0; row < m; ++row) {
+            double sum = 0;
+            for (int i = 0; i < k; ++i) {
+                const size_t in_a = transpose_a ? i + size_t(row) * lda : row + size_t(i) * lda;
+                const size_t in_b = transpose_b ? column + size_t(i) * ldb : i + size_t(column) * ldb;
+                sum += host::number(a, a_type, in_a) * host::number(b, b_type, in_b);
+            }
+            const size_t at = row + size_t(column) * ldc;
+            const double old = kept == 0 ? 0 : kept * host::number(c, c_type, at);
+            if (wide)
+                static_cast<double*>(c)[at] = one * sum + old;
+            else
+                static_cast<float*>(c)[at] = float(one * sum + old);
+        }
+    return 0;
+}

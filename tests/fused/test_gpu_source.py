@@ -1,0 +1,52 @@
+"""The CUDA source compiles for the GPUs that are named, without a warning."""
+
+import re
+
+import nvrtc
+import pytest
+from cuda_host import instantiations
+
+from minifocal.fused import gpu, gpu_calls, gpu_updates
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_nvrtc():
+    try:
+        nvrtc.load()
+    except (ImportError, OSError) as error:
+        pytest.skip(f"no NVRTC: {error}")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_kernel_compiles_without_a_warning(architecture):
+    done, log, code = nvrtc.compile_source(
+        gpu.read_source(), instantiations(), f"--gpu-architecture={architecture}", *gpu.OPTIONS
+    )
+    assert (done, log) == (True, "")
+    assert code.startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("__global__ void extra() { int unused = 1; }", "never referenced|set but never used|declared but"),
+        ("__global__ void extra() { unknown(); }", 'identifier "unknown" is undefined'),
+    ],
+)
+def test_a_warning_and_an_error_are_seen(text, said):
+    _, log, _ = nvrtc.compile_source(f"{gpu.read_source()}\n{text}\n", [], "--gpu-architecture=sm_80", *gpu.OPTIONS)
+    assert re.search(said, log)
+
+
+def test_every_kernel_of_the_source_is_compiled_and_tested():
+    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\(", gpu.read_source())
+    assert set(kernels) == {name.partition("<")[0] for name in instantiations()}
+
+
+def test_numbers_that_stand_in_python_too_are_the_sources():
+    source = gpu.read_source()
+    for module, names in ((gpu_calls, ("LANES", "WALKERS", "STRIP")), (gpu_updates, ("CHUNK",))):
+        for name in names:
+            assert int(re.search(rf"const int {name} = (\d+);", source)[1]) == getattr(module, name), name
