@@ -4,7 +4,7 @@ Everything above asks `get_array_module` which library made the arrays it was gi
 CPU and on a GPU. There is no global "current backend": the arrays decide.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -162,10 +162,26 @@ def as_numpy(array: Array) -> np.ndarray:
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
+def as_floats(scalars: Sequence[Array]) -> list[float]:
+    """Give scalar arrays of one home as numbers, all in one transfer."""
+    if not scalars:
+        return []
+    stacked = get_array_module(*scalars).stack([scalar.astype("float64") for scalar in scalars])
+    return as_numpy(stacked).tolist()
+
+
+def beside(values: np.ndarray, array: Array) -> Array:
+    """Give host `values` the home and the device of `array`."""
+    home = _home(array)
+    if home.__name__ != "cupy":
+        return home.asarray(values)
+    with array.device:  # CuPy makes arrays on the device that is current
+        return home.asarray(values)
+
+
 def like(values: np.ndarray, array: Array) -> Array:
     """Give host `values` the home, the device and the dtype of `array`."""
-    xp = get_array_module(array)
-    return xp.asarray(values.astype(array.dtype))
+    return beside(values.astype(array.dtype), array)
 
 
 def full(shape: tuple[int, ...], value: float, dtype: str) -> np.ndarray:

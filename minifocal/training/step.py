@@ -1,9 +1,9 @@
 """One training step, and how well a model does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from minifocal.arrays import Array, Generator, as_numpy, device_of, to_device
+from minifocal.arrays import Array, Generator, as_floats, as_numpy, beside, get_array_module
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
 from minifocal.errors import InputError
 from minifocal.layers.base import Layer
@@ -11,11 +11,51 @@ from minifocal.training.optim import Optimizer, clip_gradients
 from minifocal.training.shards import loss_and_gradients
 
 
-class StepRecord(NamedTuple):
-    """What a training step came to, measured before its update."""
+class StepRecord:
+    """What a training step came to, measured before its update.
 
-    loss: float  # mean over the batch, in nats
-    accuracy: float  # share of the batch that was right
+    Its numbers stay where the step computed them until they are first looked at: that waits for a device.
+    `fetch_records` brings those of many steps at once.
+
+    Args:
+        loss, accuracy: scalar arrays.
+    """
+
+    def __init__(self, loss: Array, accuracy: Array) -> None:
+        self._computed = loss, accuracy
+        self._fetched: tuple[float, float] | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean over the batch, in nats."""
+        return self._numbers()[0]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the batch that was right."""
+        return self._numbers()[1]
+
+    def _numbers(self) -> tuple[float, float]:
+        if self._fetched is None:
+            fetch_records([self])
+        assert self._fetched is not None
+        return self._fetched
+
+    def __eq__(self, other: object) -> bool:
+        return self._numbers() == other._numbers() if isinstance(other, StepRecord) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"StepRecord(loss={self.loss}, accuracy={self.accuracy})"
+
+
+def fetch_records(records: Sequence[StepRecord]) -> None:
+    """Bring the numbers of records to the host, in one transfer."""
+    waiting = [record for record in records if record._fetched is None]
+    numbers = iter(as_floats([scalar for record in waiting for scalar in record._computed]))
+    for record, loss, accuracy in zip(waiting, numbers, numbers, strict=True):
+        record._fetched = loss, accuracy
 
 
 def train_step(
@@ -40,7 +80,7 @@ def train_step(
     if clip_norm is not None:
         clip_gradients(model, clip_norm)
     optimizer.step()
-    return StepRecord(float(loss), float((logits.argmax(axis=1) == labels).mean()))
+    return StepRecord(loss, (logits.argmax(axis=1) == labels).mean())
 
 
 class Evaluation(NamedTuple):
@@ -67,20 +107,23 @@ def evaluate(
     Raises:
         InputError: the model has another number of classes than the dataset.
     """
-    loss_sum = 0.0
-    confusion = [[0] * dataset.num_classes for _ in range(dataset.num_classes)]
+    sizes, losses, predictions = [], [], []  # on the model's device until the end: looking would wait for it
     for batch in batch_indices(len(dataset), batch_size):
         images, labels = load_batch(model, dataset, standardize, dataset.images[batch], dataset.labels[batch])
         logits = model(images)
         if logits.shape[1] != dataset.num_classes:
             raise InputError(f"the model has {logits.shape[1]} classes, but the data has {dataset.num_classes}")
         loss, _ = model.ops.cross_entropy.forward(logits, labels)
-        loss_sum += float(loss) * len(batch)
-        predictions = as_numpy(logits.argmax(axis=1))
-        for label, prediction in zip(dataset.labels[batch].tolist(), predictions.tolist(), strict=True):
-            confusion[label][prediction] += 1
+        sizes.append(len(batch))
+        losses.append(loss)
+        predictions.append(logits.argmax(axis=1))
         if progress is not None:
             progress(len(batch))
+    loss_sum = sum(loss * size for loss, size in zip(as_floats(losses), sizes, strict=True))
+    guesses = as_numpy(get_array_module(*predictions).concatenate(predictions))
+    confusion = [[0] * dataset.num_classes for _ in range(dataset.num_classes)]
+    for label, guess in zip(dataset.labels.tolist(), guesses.tolist(), strict=True):
+        confusion[label][guess] += 1
     right = sum(confusion[label][label] for label in range(dataset.num_classes))
     return Evaluation(loss_sum / len(dataset), right / len(dataset), confusion)
 
@@ -91,5 +134,4 @@ def load_batch(
     """Bring pixels and labels of a dataset to a model: standardized, in its dtype, on its device."""
     weight = next(model.parameters()).data
     images = standardize(pixels, dataset.max_value, weight.dtype)
-    device = device_of(weight)
-    return to_device(images, device), to_device(labels, device)
+    return beside(images, weight), beside(labels, weight)

@@ -5,13 +5,14 @@ import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minifocal.arrays import Generator, get_array_module, overflow_is_looked_for, random_generator
+from minifocal.arrays import Generator, as_floats, is_on_host, overflow_is_looked_for, random_generator
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
 from minifocal.errors import InputError, check_integer, check_option_names, is_real
 from minifocal.files import write_bytes
@@ -20,9 +21,11 @@ from minifocal.training.augment import Augmentation
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
 from minifocal.training.optim import OPTIMIZERS, Optimizer
 from minifocal.training.schedule import WarmupCosine
-from minifocal.training.step import StepRecord, evaluate, load_batch, train_step
+from minifocal.training.step import StepRecord, evaluate, fetch_records, load_batch, train_step
 
 LAST, BEST, METRICS = "last.safetensors", "best.safetensors", "metrics.jsonl"
+FETCH_EVERY = 16
+"""Steps on a device between two looks at what they came to: each look waits for it."""
 
 
 class TrainingError(RuntimeError):
@@ -110,7 +113,10 @@ class Listener:
         """A run begins, or goes on."""
 
     def on_step(self, step: int, total: int, record: StepRecord, images: int) -> None:
-        """A step is done: its number from 1, of how many, what it came to, and how many images it took."""
+        """A step is done: its number from 1, of how many, what it came to, and how many images it took.
+
+        Of steps on a device it hears late, of up to FETCH_EVERY at a time.
+        """
 
     def on_epoch(self, record: dict[str, Any]) -> None:
         """An epoch is done: its line of the metrics."""
@@ -183,6 +189,8 @@ class Trainer:
         warmup = min(50, total // 10) if config.warmup_steps is None else config.warmup_steps
         self.schedule = WarmupCosine(config.lr, total, warmup)
         self._stop = False
+        self._pending: deque[tuple[int, StepRecord, int]] = deque()  # number, record and images of steps not settled
+        self._fetch_every = 1 if is_on_host(next(model.parameters()).data) else FETCH_EVERY
         self._try_images()
 
     def _try_images(self) -> None:
@@ -247,6 +255,7 @@ class Trainer:
             raise InputError(f"{checkpoint.path} holds no run to resume: {error}") from error
         checkpoint.restore(self.model, self.optimizer)
         self.progress = progress
+        self._pending.clear()
         self.rng.bit_generator.state = progress.rng_state
 
     def _identity(self) -> dict[str, Any]:
@@ -268,8 +277,11 @@ class Trainer:
                 continue
             self._step(batch)
             progress.step = number + 1
+            ends = progress.step == self.steps_per_epoch
+            if ends or self._stop or len(self._pending) >= self._fetch_every:
+                self._settle()
             progress.seconds = time.perf_counter() - started
-            if self._stop and progress.step < self.steps_per_epoch:
+            if self._stop and not ends:
                 self._check_parameters()
                 self._save()
                 return
@@ -290,10 +302,17 @@ class Trainer:
             label_smoothing=config.label_smoothing,
             clip_norm=config.clip_norm or None,
         )
-        self._check_finite(record.loss)
-        progress.loss_sum += record.loss * len(batch)
-        progress.right += round(record.accuracy * len(batch))
-        self.listener.on_step(step + 1, self.schedule.total_steps, record, len(batch))
+        self._pending.append((step + 1, record, len(batch)))
+
+    def _settle(self) -> None:
+        """Look at the steps since the last look: end a run that diverged, add them up and tell the listener."""
+        fetch_records([record for _, record, _ in self._pending])
+        while self._pending:
+            step, record, images = self._pending.popleft()
+            self._check_finite(record.loss)
+            self.progress.loss_sum += record.loss * images
+            self.progress.right += round(record.accuracy * images)
+            self.listener.on_step(step, self.schedule.total_steps, record, images)
 
     def _end_epoch(self) -> None:
         progress, count = self.progress, len(self.train)
@@ -329,8 +348,8 @@ class Trainer:
             )
 
     def _check_parameters(self) -> None:
-        for parameter in self.model.parameters():
-            self._check_finite(float(get_array_module(parameter.data).abs(parameter.data).max()), "a weight")
+        for largest in as_floats([abs(parameter.data).max() for parameter in self.model.parameters()]):
+            self._check_finite(largest, "a weight")
 
     def _warn_at_chance(self, record: dict[str, Any]) -> None:
         """Say so, once, when a tenth of the training (three epochs at least) has taught the model nothing."""
@@ -345,6 +364,7 @@ class Trainer:
             )
 
     def _save(self, name: str = LAST) -> None:
+        self._settle()  # a stop asked for just now, or a run that was interrupted, may have left some
         if self.folder is None:
             return
         self.progress.rng_state = self.rng.bit_generator.state
