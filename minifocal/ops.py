@@ -63,6 +63,7 @@ class Ops:
     sgd_update: Callable[..., None]
     adamw_update: Callable[..., None]
     clip: Callable[..., Any]
+    unscale: Callable[..., Any]
     threaded: bool = False  # whether the parts of a batch may go through the layers in threads, side by side
 
 
@@ -89,6 +90,7 @@ REFERENCE = Ops(
     sgd_update=updates.sgd_update,
     adamw_update=updates.adamw_update,
     clip=updates.clip,
+    unscale=updates.unscale,
 )
 
 GPU_TABLE = "cuda"

@@ -22,6 +22,7 @@ FUNCTIONS = (
     "arange",
     "ascontiguousarray",
     "broadcast_to",
+    "clip",
     "concatenate",
     "empty",
     "exp",

@@ -149,7 +149,7 @@ def test_only_the_command_line_prints(module):
 
 # The operations
 
-SINGLE = ("add", "sgd_update", "adamw_update", "clip")  # functions that need no way back
+SINGLE = ("add", "sgd_update", "adamw_update", "clip", "unscale")  # functions that need no way back
 
 
 def test_every_operation_of_the_table_has_both_ways():

@@ -1,4 +1,4 @@
-"""The steps of the optimizers and the clipping of gradients: the only functions that change arrays they were given.
+"""The steps of the optimizers, and what is done to gradients before: functions that change the arrays they are given.
 
 They take all parameters at once, so that a table of operations may go through them as it likes: in threads, or in one
 launch of a kernel. None of them waits for a device.
@@ -100,3 +100,19 @@ def clip(gradients: Sequence[Array], max_norm: float) -> Array:
     for gradient in gradients:
         gradient *= factor.astype(gradient.dtype)
     return norm
+
+
+def unscale(gradients: Sequence[Array], scale: Array) -> Array:
+    """Divide all gradients by the scale that their loss was multiplied by, in place.
+
+    Args:
+        gradients: one for each parameter.
+        scale: a float32 scalar array beside them, above 0.
+    Returns:
+        whether any of them is not finite: a boolean scalar array.
+    """
+    xp = get_array_module(scale, *gradients)
+    finite = xp.stack([xp.isfinite(gradient).all() for gradient in gradients]).all()
+    for gradient in gradients:
+        gradient /= scale
+    return ~finite

@@ -13,11 +13,12 @@ from minifocal.arrays import Array, as_numpy
 from minifocal.errors import InputError
 from minifocal.files import write_safetensors
 from minifocal.layers.base import Layer
+from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import Optimizer
 
 FORMAT = "minifocal checkpoint 1"
 METADATA = "minifocal"  # where in a safetensors file's metadata the rest stands, as JSON
-MODEL, OPTIMIZER = "model.", "optimizer."  # prefixes of the arrays' names
+MODEL, OPTIMIZER, SCALER = "model.", "optimizer.", "scaler."  # prefixes of the arrays' names
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Checkpoint:
         description: what `Layer.describe` of the saved model gave.
         model: values of the parameters, by name.
         optimizer: arrays of the optimizer, by name. steps: that it had made.
+        scaler: arrays of the loss scaler, by name; none where there was none.
         meta: whatever else was saved, by name.
     """
 
@@ -36,11 +38,14 @@ class Checkpoint:
     description: dict[str, Any]
     model: dict[str, Array]
     optimizer: dict[str, Array]
+    scaler: dict[str, Array]
     steps: int
     meta: dict[str, Any]
 
-    def restore(self, model: Layer, optimizer: Optimizer | None = None) -> None:
-        """Copy the values into a model of the same shape, and into its optimizer.
+    def restore(self, model: Layer, optimizer: Optimizer | None = None, scaler: LossScaler | None = None) -> None:
+        """Copy the values into a model of the same shape, into its optimizer and its loss scaler.
+
+        A scaler that the file knows nothing of stays as it is: the run was not in float16 before.
 
         Raises:
             InputError: the file is of another model or optimizer; nothing has been changed then.
@@ -49,26 +54,40 @@ class Checkpoint:
             model.check_state_dict(self.model)
             if optimizer is not None:
                 optimizer.check_state_dict(self.optimizer)
+            if scaler is not None and self.scaler:
+                scaler.check_state_dict(self.scaler)
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from error
         model.load_state_dict(self.model)
         if optimizer is not None:
             optimizer.load_state_dict(self.optimizer, self.steps)
+        if scaler is not None and self.scaler:
+            scaler.load_state_dict(self.scaler)
 
 
-def save_checkpoint(path: str | Path, model: Layer, optimizer: Optimizer | None = None, **meta: Any) -> None:
+def save_checkpoint(
+    path: str | Path,
+    model: Layer,
+    optimizer: Optimizer | None = None,
+    scaler: LossScaler | None = None,
+    **meta: Any,
+) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
         path: of the file; its folder is made.
-        model: its `describe()` goes into the file too. optimizer: its state, where given.
+        model: its `describe()` goes into the file too. optimizer, scaler: their state, where given.
         meta: anything that JSON can hold.
     Raises:
         InputError: the folder cannot be written to.
     """
-    arrays = {MODEL + name: as_numpy(array) for name, array in model.state_dict().items()}
-    if optimizer is not None:
-        arrays |= {OPTIMIZER + name: as_numpy(array) for name, array in optimizer.state_dict().items()}
+    states = {MODEL: model, OPTIMIZER: optimizer, SCALER: scaler}
+    arrays = {
+        prefix + name: as_numpy(array)
+        for prefix, part in states.items()
+        if part is not None
+        for name, array in part.state_dict().items()
+    }
     steps = optimizer.steps if optimizer is not None else 0
     header = {"format": FORMAT, "description": model.describe(), "steps": steps, "meta": meta}
     write_safetensors(Path(path), arrays, {METADATA: json.dumps(header)})
@@ -97,6 +116,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         header["description"],
         _under(MODEL, arrays),
         _under(OPTIMIZER, arrays),
+        _under(SCALER, arrays),
         header["steps"],
         header["meta"],
     )

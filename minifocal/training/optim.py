@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from minifocal.arrays import Array, get_array_module
+from minifocal.arrays import Array, beside, get_array_module
 from minifocal.errors import InputError
 from minifocal.functional.updates import UpdateRow
 from minifocal.layers.base import Layer
@@ -97,7 +97,7 @@ class Optimizer:
         """Copy in what `state_dict` gave, and how many steps had been made. Raises as check_state_dict."""
         self.check_state_dict(state)
         for name, array in self.state_dict().items():
-            array[...] = get_array_module(array).asarray(state[name])
+            array[...] = beside(state[name], array)
         self.steps = steps
 
 

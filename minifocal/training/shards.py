@@ -17,7 +17,12 @@ from minifocal.threads import one_blas_thread, over_items, run_together, shards,
 
 
 def loss_and_gradients(
-    model: Layer, images: Array, labels: Array, rng: Generator | None, label_smoothing: float = 0.0
+    model: Layer,
+    images: Array,
+    labels: Array,
+    rng: Generator | None,
+    label_smoothing: float = 0.0,
+    scale: Array | None = None,
 ) -> tuple[Array, Array]:
     """Go through a batch forward and back; set the gradients of all parameters to those of its loss.
 
@@ -26,21 +31,22 @@ def loss_and_gradients(
         images: (B, C, H, W), as the model takes them. labels: (B,), integers, beside the images.
         rng: source of drop path and dropout; None drops nothing. The draws are those for the whole batch.
         label_smoothing: of the loss.
+        scale: of the gradients, a scalar array beside the parameters; None is 1.
     Returns:
-        loss: mean over the batch, in nats; logits: (B, N).
+        loss: mean over the batch, in nats, without the scale; logits: (B, N).
     Raises:
         InputError: images or labels that do not fit the model or each other.
     """
     if not model.ops.threaded:
         model.zero_grad()
-        return _go_through(model, images, labels, rng, label_smoothing, 1.0)
+        return _go_through(model, images, labels, rng, label_smoothing, scale, 1.0)
     model.check_input(images)
     if labels.shape != images.shape[:1]:
         raise InputError(f"expected a label for each of {len(images)} images, got labels {tuple(labels.shape)}")
     if len(images) < thread_count():  # threads share each operation instead
         model.zero_grad()
         with one_blas_thread():
-            return _go_through(model, images, labels, rng, label_smoothing, 1.0)
+            return _go_through(model, images, labels, rng, label_smoothing, scale, 1.0)
     shares = shards(len(images), model.shard_size(images.shape))
     draws = None if rng is None else SharedDraws(rng, len(images), sum(map(len, shares)))
     replicas = [model.replica() for _ in shares]
@@ -50,7 +56,7 @@ def loss_and_gradients(
         for part in share:
             draw = draws and draws.shard(part)
             weight = (part.stop - part.start) / len(images)
-            results.append(_go_through(replica, images[part], labels[part], draw, label_smoothing, weight))
+            results.append(_go_through(replica, images[part], labels[part], draw, label_smoothing, scale, weight))
         return results
 
     results = run_together([partial(task, *work) for work in zip(replicas, shares, strict=True)])
@@ -60,12 +66,13 @@ def loss_and_gradients(
 
 
 def _go_through(
-    model: Layer, images: Array, labels: Array, rng: Any, label_smoothing: float, weight: float
+    model: Layer, images: Array, labels: Array, rng: Any, label_smoothing: float, scale: Array | None, weight: float
 ) -> tuple[Array, Array]:
     """Forward and back; give the loss, times the weight of these images in the batch, and the logits."""
     logits, cache = model.forward(images, rng)
     loss, loss_cache = model.ops.cross_entropy.forward(logits, labels, label_smoothing)
-    model.backward(model.ops.cross_entropy.backward(loss_cache, weight), cache)
+    dloss = weight if scale is None else weight * scale.astype(loss.dtype)
+    model.backward(model.ops.cross_entropy.backward(loss_cache, dloss), cache)
     return loss * weight, logits
 
 

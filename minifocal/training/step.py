@@ -7,6 +7,7 @@ from minifocal.arrays import Array, Generator, as_floats, as_numpy, beside, get_
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
 from minifocal.errors import InputError
 from minifocal.layers.base import Layer
+from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import Optimizer, clip_gradients
 from minifocal.training.shards import loss_and_gradients
 
@@ -67,6 +68,7 @@ def train_step(
     *,
     label_smoothing: float = 0.0,
     clip_norm: float | None = None,
+    scaler: LossScaler | None = None,
 ) -> StepRecord:
     """Make one step: forward, loss, backward, update.
 
@@ -75,11 +77,14 @@ def train_step(
         images: (B, C, H, W), as the model takes them. labels: (B,), integers, beside the images.
         rng: source of drop path and dropout; None drops nothing.
         label_smoothing: of the loss. clip_norm: largest norm of all gradients together; None does not clip.
+        scaler: made for the model, where it computes in float16; it may skip the update.
     """
-    loss, logits = loss_and_gradients(model, images, labels, rng, label_smoothing)
+    scale = None if scaler is None else scaler.scale
+    loss, logits = loss_and_gradients(model, images, labels, rng, label_smoothing, scale)
+    skip = None if scaler is None else scaler.unscale(model)
     if clip_norm is not None:
         clip_gradients(model, clip_norm)
-    optimizer.step()
+    optimizer.step(skip)
     return StepRecord(loss, (logits.argmax(axis=1) == labels).mean())
 
 

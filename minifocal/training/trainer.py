@@ -19,6 +19,7 @@ from minifocal.files import write_bytes
 from minifocal.layers.base import Layer
 from minifocal.training.augment import Augmentation
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
+from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import OPTIMIZERS, Optimizer
 from minifocal.training.schedule import WarmupCosine
 from minifocal.training.step import StepRecord, evaluate, fetch_records, load_batch, train_step
@@ -182,6 +183,8 @@ class Trainer:
         self.meta = meta or {}
         self.listener = listener or Listener()
         self.optimizer = config.make_optimizer(model)
+        in_float16 = getattr(model.ops, "precision", "float32") == "float16"
+        self.scaler = LossScaler(model) if in_float16 else None
         self.rng = random_generator(config.seed, 1)
         self.progress = _Progress()
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
@@ -253,7 +256,7 @@ class Trainer:
             progress = _Progress(**checkpoint.meta["progress"])
         except TypeError as error:
             raise InputError(f"{checkpoint.path} holds no run to resume: {error}") from error
-        checkpoint.restore(self.model, self.optimizer)
+        checkpoint.restore(self.model, self.optimizer, self.scaler)
         self.progress = progress
         self._pending.clear()
         self.rng.bit_generator.state = progress.rng_state
@@ -301,6 +304,7 @@ class Trainer:
             self.rng,
             label_smoothing=config.label_smoothing,
             clip_norm=config.clip_norm or None,
+            scaler=self.scaler,
         )
         self._pending.append((step + 1, record, len(batch)))
 
@@ -369,7 +373,7 @@ class Trainer:
             return
         self.progress.rng_state = self.rng.bit_generator.state
         meta = {**self.meta, **self._identity(), "progress": asdict(self.progress)}
-        save_checkpoint(self.folder / name, self.model, self.optimizer, **meta)
+        save_checkpoint(self.folder / name, self.model, self.optimizer, self.scaler, **meta)
         if name == LAST:
             lines = "".join(json.dumps(record) + "\n" for record in self.history)
             write_bytes(self.folder / METRICS, lines.encode())
