@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from minifocal.errors import InputError
@@ -28,6 +29,7 @@ from minifocal.functional import (
     split,
     updates,
 )
+from minifocal.functional.precision import check_precision, rounded_linear
 
 
 class Op(NamedTuple):
@@ -65,6 +67,7 @@ class Ops:
     clip: Callable[..., Any]
     unscale: Callable[..., Any]
     threaded: bool = False  # whether the parts of a batch may go through the layers in threads, side by side
+    precision: str = "float32"  # what the operands of matrix products are rounded to
 
 
 REFERENCE = Ops(
@@ -100,16 +103,22 @@ TABLES = (REFERENCE.name, "numpy", "numba", GPU_TABLE)
 _MODULES = {"numpy": "numpy_ops", "numba": "numba_ops", GPU_TABLE: "gpu_ops"}  # in fused/
 
 
-def get_ops(name: str = "auto", device: str = "cpu") -> Ops:
+def get_ops(name: str = "auto", device: str = "cpu", precision: str = "float32") -> Ops:
     """Find a table by its name.
 
     Args:
         name: "reference"; "numpy", blocks and threads; "numba", compiled, with the extra [fast]; "cuda", kernels for a
             GPU; or "auto", the fastest that is present for the device.
         device: where it is to compute.
+        precision: what the operands of matrix products are rounded to: "float32" (not at all), "tf32", "bfloat16" or
+            "float16". The table then computes in float32 only.
     Raises:
-        InputError: no table of that name, it needs something that is missing, or it does not compute on the device.
+        InputError: no table or precision of that name, it needs something that is missing, or it does not compute on
+            the device.
     """
+    check_precision(precision)
+    if precision != "float32":
+        return _rounding(get_ops(name, device), precision)
     if name == "auto":
         return get_ops(_fastest() if device == "cpu" else GPU_TABLE, device)
     if name not in TABLES:
@@ -126,7 +135,7 @@ def get_ops(name: str = "auto", device: str = "cpu") -> Ops:
 def _load(name: str) -> Ops:
     try:
         # Imported where asked for: Numba alone takes longer to start than all the rest.
-        fused = importlib.import_module(f"minifocal.fused.{_MODULES[name]}")
+        fused = _fused(name)
     except (ImportError, OSError) as error:  # missing, or its compiler cannot be loaded
         reason = str(error).partition("\n")[0]
         raise InputError(
@@ -136,6 +145,18 @@ def _load(name: str) -> Ops:
         field: Op(*new) if isinstance(new, tuple) else new for field, new in fused.OVERRIDES.items()
     }
     return replace(REFERENCE, name=name, threaded=name != GPU_TABLE, **fields)
+
+
+def _fused(name: str) -> ModuleType:
+    return importlib.import_module(f"minifocal.fused.{_MODULES[name]}")
+
+
+@cache
+def _rounding(ops: Ops, precision: str) -> Ops:
+    """Exchange the linear map for one that rounds: from the module's own `linear_with(precision)`, if it has one."""
+    own = None if ops is REFERENCE else getattr(_fused(ops.name), "linear_with", None)
+    pair = rounded_linear(*ops.linear, precision) if own is None else own(precision)
+    return replace(ops, linear=Op(*pair), precision=precision)
 
 
 @cache

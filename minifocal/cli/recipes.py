@@ -25,7 +25,7 @@ class Network:
     init: str = "lecun"
 
     def build(self, modulation: str, data: Dataset, **options: Any) -> FocalNet:
-        """Build it for the images of a dataset. options: seed, dtype, device, ops, recompute_levels.
+        """Build it for the images of a dataset. options: seed, dtype, device, ops, recompute_levels, precision.
 
         One stage on square images is `FocalNet.build`'s, without a norm after the patches; otherwise the defaults
         of FocalNetConfig hold.

@@ -21,6 +21,7 @@ from minifocal.cli.recipes import Network, recipe_for
 from minifocal.data import DATASETS, Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
 from minifocal.errors import InputError
 from minifocal.files import write_bytes
+from minifocal.functional.precision import PRECISIONS
 from minifocal.models.config import FOCAL, MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
@@ -48,8 +49,9 @@ NETWORK_OPTIONS: dict[str, tuple[Any, str]] = {
     "drop_path_rate": (float, "of the last block"),
     "init": (str, "official, glorot or lecun"),
 }
-EXECUTION_OPTIONS = ("device", "ops", "recompute_levels")
-"""Options that do not change what is computed; a run may be resumed with others."""
+EXECUTION_OPTIONS = ("device", "ops", "recompute_levels", "precision")
+"""Options of how to compute. They change nothing of what is kept with a run, so it may be resumed with others; it ends
+with the same bits only with the same (but for recompute_levels, which changes none)."""
 
 TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "epochs": (int, "passes over the training images"),
@@ -74,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "float64"), help="of all numbers (default: float32)")
     add_device_argument(parser)
     parser.add_argument("--ops", choices=("auto", *TABLES), default="auto", help="what computes (default: the fastest)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of what is multiplied in matrix products"
+    )
     parser.add_argument(
         "--recompute-levels", action="store_true", help="compute focal levels twice: less memory, more time"
     )
@@ -127,6 +132,8 @@ def _given_again(execution: dict[str, Any]) -> str:
     options = {} if execution["device"] == "cpu" else {"--device": execution["device"]}
     if execution["ops"] != "auto":
         options["--ops"] = execution["ops"]
+    if execution["precision"] != "float32":
+        options["--precision"] = execution["precision"]
     text = "".join(f" {name} {value}" for name, value in options.items())
     return text + (" --recompute-levels" if execution["recompute_levels"] else "")
 
@@ -311,10 +318,12 @@ def _announce(trainer: Trainer, splits: Splits) -> None:
     model = trainer.model
     assert isinstance(model, FocalNet)
     config = model.config
+    precision = model.ops.precision
+    rounded = "" if precision == "float32" else f", products in {precision}"
     print(
         f"network: {config.modulation}, {model.count_parameters():,} parameters, patch {config.patch_size}, "
         f"dims {'-'.join(map(str, config.dims))}, depths {'-'.join(map(str, config.depths))}, "
-        f"levels {'-'.join(map(str, config.focal_levels))}, on {model.device}"
+        f"levels {'-'.join(map(str, config.focal_levels))}, on {model.device}{rounded}"
     )
     print(f"folder: {trainer.folder}", flush=True)
 

@@ -93,8 +93,10 @@ class FocalNet(Layer):
         ops: the table of operations: "reference", "numpy", "numba", or "auto" for the fastest that is present.
         recompute_levels: keep nothing of the focal levels for the way back, but compute them again there: less memory
             in training, more time.
+        precision: what the operands of matrix products are rounded to: "float32" (not at all), "tf32", "bfloat16" or
+            "float16". Weights, activations, gradients and sums stay float32.
     Raises:
-        InputError: an unknown name, or a device that is not there.
+        InputError: an unknown name, a device that is not there, or float64 with operands that are rounded.
     """
 
     def __init__(
@@ -107,11 +109,17 @@ class FocalNet(Layer):
         device: str = "cpu",
         ops: str = "auto",
         recompute_levels: bool = False,
+        precision: str = "float32",
     ) -> None:
-        super().__init__(get_ops(ops, device))
+        super().__init__(get_ops(ops, device, precision))
         self.chooses_ops = ops == "auto"
         if dtype not in FLOAT_DTYPES:
             raise InputError(f"dtype must be one of {', '.join(FLOAT_DTYPES)}, got {dtype!r}")
+        if dtype != "float32" and precision != "float32":
+            raise InputError(
+                f'precision "{precision}" is for networks in float32, got dtype "{dtype}": use dtype "float32", or '
+                'precision "float32"'
+            )
         check_device(device)
         self.config = config = FocalNetConfig() if config is None else config
         if not isinstance(config, FocalNetConfig):
@@ -159,6 +167,7 @@ class FocalNet(Layer):
         device: str = "cpu",
         ops: str = "auto",
         recompute_levels: bool = False,
+        precision: str = "float32",
         **unknown: Any,
     ) -> "FocalNet":
         """Build Edifice's network: one stage of `num_layers` blocks on a grid of patches.
@@ -170,7 +179,7 @@ class FocalNet(Layer):
             num_classes: N outputs; None or 0 gives the pooled features, (B, hidden_size).
             modulation: "sigmoid_gate", "focal" or "box_mean".
             mlp_ratio, drop_path_rate: as in FocalNetConfig.
-            init, seed, dtype, device, ops, recompute_levels: as in FocalNet.
+            init, seed, dtype, device, ops, recompute_levels, precision: as in FocalNet.
         Raises:
             InputError: options that make no network, or that do not exist.
         Source: the documentation of Edifice.Vision.FocalNet 0.2; options and defaults are its own.
@@ -197,11 +206,22 @@ class FocalNet(Layer):
             focal_windows=(focal_kernel,),
             modulation=modulation,
         )
-        return cls(config, seed=seed, init=init, dtype=dtype, device=device, ops=ops, recompute_levels=recompute_levels)
+        return cls(
+            config,
+            seed=seed,
+            init=init,
+            dtype=dtype,
+            device=device,
+            ops=ops,
+            recompute_levels=recompute_levels,
+            precision=precision,
+        )
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: "SavedNetwork", *, device: str = "cpu", ops: str = "auto") -> "FocalNet":
-        """Build the network that a checkpoint describes, with its weights.
+    def from_checkpoint(
+        cls, checkpoint: "SavedNetwork", *, device: str = "cpu", ops: str = "auto", precision: str = "float32"
+    ) -> "FocalNet":
+        """Build the network that a checkpoint describes, with its weights; device, ops and precision as in FocalNet.
 
             model = mf.FocalNet.from_checkpoint(mf.load_checkpoint("runs/digits/best.safetensors"))
 
@@ -212,7 +232,7 @@ class FocalNet(Layer):
         if description.get("architecture") != "FocalNet" or not {"config", "dtype"} <= description.keys():
             raise InputError(f"the checkpoint does not describe a FocalNet, but {description}")
         config = FocalNetConfig.from_dict(description["config"])
-        model = cls(config, init="zeros", dtype=description["dtype"], ops=ops)
+        model = cls(config, init="zeros", dtype=description["dtype"], ops=ops, precision=precision)
         checkpoint.restore(model)
         model.to_device(device)
         return model
@@ -237,7 +257,7 @@ class FocalNet(Layer):
         """Move every parameter and its gradient to "cpu", "cuda" or "cuda:N"; with ops "auto" the table follows."""
         check_device(device)
         if self.chooses_ops:
-            self.use_ops(get_ops("auto", device))
+            self.use_ops(get_ops("auto", device, self.ops.precision))
         get_ops(self.ops.name, device)
         super().to_device(device)
 

@@ -69,18 +69,26 @@ def create_model(
     device: str = "cpu",
     ops: str = "auto",
     recompute_levels: bool = False,
+    precision: str = "float32",
     **overrides: Any,
 ) -> FocalNet:
     """Build a published variant.
 
     Args:
         name: of list_models().
-        seed, init, dtype, device, ops, recompute_levels: as in FocalNet.
+        seed, init, dtype, device, ops, recompute_levels, precision: as in FocalNet.
         overrides: fields of FocalNetConfig to replace, such as num_classes=10.
     Raises:
         InputError: as model_config and FocalNet.
     """
     config = model_config(name, **overrides)
     return FocalNet(
-        config, seed=seed, init=init, dtype=dtype, device=device, ops=ops, recompute_levels=recompute_levels
+        config,
+        seed=seed,
+        init=init,
+        dtype=dtype,
+        device=device,
+        ops=ops,
+        recompute_levels=recompute_levels,
+        precision=precision,
     )
