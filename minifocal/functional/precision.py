@@ -19,19 +19,15 @@ MANTISSA_BITS = {"float32": 23, "tf32": 10, "bfloat16": 7, "float16": 10}
 PRECISIONS = tuple(MANTISSA_BITS)
 """What the operands of matrix products may be rounded to; "float32" leaves them as they are."""
 
-FLOAT16_NORMAL = 2.0**-14  # the smallest number with all bits
-FLOAT16_OVERFLOW = 65520.0  # halfway between the largest number, 65504, and what would be the next
+FLOAT16_SMALLEST = 2.0**-14  # below, float16 has no more exponents, and bits are lost
+FLOAT16_OVERFLOW = 65520.0  # halfway between its largest number, 65504, and what would be the next
 
 
 def round_to(x: Array, precision: str) -> Array:
     """Give the nearest numbers of another format, still as float32; halfway between two, the one with an even last bit.
 
-    "tf32" and "bfloat16" are float32 with fewer bits: the low bits of the pattern are dropped, after half a unit of the
-    last bit that stays was added (a little less where that bit is 0, which settles ties). A carry runs on into the
-    exponent, which is right: after the largest number of one exponent comes the smallest of the next, infinity last.
-    "float16" has a smaller exponent too: from 65520 on numbers become infinite, below 2^-14 they lose bits one by one,
-    and up to 2^-25 they are zero. (`x.astype("float16")` is the same, but warns of infinity, and NumPy takes ten times
-    as long for numbers as small as gradients are.)
+    "tf32" and "bfloat16" are float32 with fewer bits and the same range. "float16" ends sooner: from 65520 on numbers
+    become infinite, below 2^-14 they lose bits one by one, and up to 2^-25 they are zero.
 
     Args:
         x: any shape, float32.
@@ -47,26 +43,42 @@ def round_to(x: Array, precision: str) -> Array:
     check_precision(precision)
     if precision == "float32":
         return x
-    xp = get_array_module(x)
+    get_array_module(x)
     if x.dtype != "float32":
         raise InputError(
             f'precision "{precision}" rounds float32 arrays, got {x.dtype}: use dtype "float32", or precision "float32"'
         )
-    dropped = MANTISSA_BITS["float32"] - MANTISSA_BITS[precision]
+    return _round_to_float16(x) if precision == "float16" else _drop_bits(x, 23 - MANTISSA_BITS[precision])
+
+
+def _drop_bits(x: Array, count: int) -> Array:
+    """Round by the pattern of bits: add half a unit of the last bit that stays, then cut.
+
+    Where that bit is 0 a little less is added, which settles ties. A carry runs on into the exponent, which is right:
+    after the largest number of one exponent comes the smallest of the next, and infinity last.
+    """
+    xp = get_array_module(x)
     pattern = x.view("uint32")
-    rounded = pattern + ((1 << (dropped - 1)) - 1)
-    rounded += (pattern >> dropped) & 1
-    rounded &= 2**32 - 2**dropped
+    rounded = pattern + ((1 << (count - 1)) - 1)
+    rounded += (pattern >> count) & 1
+    rounded &= 2**32 - 2**count
     # A NaN's low bits could run into the sign, or leave infinity behind.
-    y = xp.where(xp.isnan(x), x, rounded.view("float32"))
-    if precision == "float16":
-        size = xp.abs(x)
-        small = size < FLOAT16_NORMAL
-        # The last bit of 0.75 in float32 is 2^-24: the sum is rounded to multiples of float16's smallest number.
-        multiple = xp.where(small, x, 0.0) + 0.75 - 0.75
-        y = xp.where(small, xp.copysign(multiple, x), y)
-        y = xp.where(size >= FLOAT16_OVERFLOW, xp.copysign(math.inf, x), y)
-    return y
+    return xp.where(xp.isnan(x), x, rounded.view("float32"))
+
+
+def _round_to_float16(x: Array) -> Array:
+    """Round by a sum: float32 itself rounds x + shift to multiples of the last bit of shift.
+
+    With 2^e <= |x| < 2^(e+1) the last bit of shift = 1.5 * 2^(e+13) is worth 2^(e-10), as that of x in float16; e is at
+    least -14. `x.astype("float16")` is the same, but warns of infinity, and takes NumPy ten times as long for numbers
+    as small as gradients are.
+    """
+    xp = get_array_module(x)
+    size = xp.abs(x)
+    exponents = xp.clip(size, FLOAT16_SMALLEST, FLOAT16_OVERFLOW).view("uint32") & 0x7F800000
+    shift = exponents.view("float32") * (1.5 * 2**13)
+    y = xp.copysign(x + shift - shift, x)
+    return xp.where(size >= FLOAT16_OVERFLOW, xp.copysign(math.inf, x), y)
 
 
 def rounded_linear(
