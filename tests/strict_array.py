@@ -12,21 +12,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.special
 
-OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "rshift")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 UNARY = ("neg", "pos", "abs", "invert")
-METHODS = ("sum", "mean", "max", "min", "any", "all", "argmax", "reshape", "transpose", "astype", "copy")
+METHODS = ("sum", "mean", "max", "min", "any", "all", "argmax", "reshape", "transpose", "astype", "copy", "view")
 ATTRIBUTES = ("shape", "ndim", "dtype", "size", "nbytes", "itemsize", "strides", "flags")
 # What the engine may call: CuPy has each of these under the same name with the same arguments.
 FUNCTIONS = (
+    "abs",
     "arange",
     "ascontiguousarray",
     "broadcast_to",
     "clip",
     "concatenate",
+    "copysign",
     "empty",
     "exp",
     "isfinite",
+    "isnan",
     "log",
     "ones",
     "pad",
@@ -162,16 +165,16 @@ class StrictArray:
 
 
 def _binary(name: str) -> Any:
-    return lambda self, other: self.library.run(getattr(operator, name), self, other)
+    return lambda self, other: self.library.run(getattr(operator, f"__{name}__"), self, other)
 
 
 def _reflected(name: str) -> Any:
-    return lambda self, other: self.library.run(getattr(operator, name), other, self)
+    return lambda self, other: self.library.run(getattr(operator, f"__{name}__"), other, self)
 
 
 def _in_place(name: str) -> Any:
     def method(self: StrictArray, other: Any) -> StrictArray:
-        self.library.run(getattr(operator, f"i{name}"), self, other)
+        self.library.run(getattr(operator, f"__i{name}__"), self, other)
         return self
 
     return method

@@ -150,6 +150,7 @@ def test_only_the_command_line_prints(module):
 # The operations
 
 SINGLE = ("add", "sgd_update", "adamw_update", "clip", "unscale")  # functions that need no way back
+ABOUT_THE_TABLE = ("name", "threaded", "precision")
 
 
 def test_every_operation_of_the_table_has_both_ways():
@@ -157,7 +158,7 @@ def test_every_operation_of_the_table_has_both_ways():
         op = getattr(REFERENCE, field.name)
         if field.name in SINGLE:
             assert op.__name__ == field.name
-        elif field.name not in ("name", "threaded"):
+        elif field.name not in ABOUT_THE_TABLE:
             assert isinstance(op, Op), field.name
             assert op.forward.__name__ == f"{field.name}_forward"
             way_back = "drop" if field.name in ("drop_path", "dropout") else field.name
@@ -175,7 +176,7 @@ def test_every_forward_function_has_its_backward_in_the_same_file():
         wanted = {"drop" if name in ("drop_path", "dropout") else name for name in forward}
         assert wanted == backward, module
         seen |= forward
-    assert seen == {field.name for field in fields(REFERENCE)} - {"name", "threaded", *SINGLE}
+    assert seen == {field.name for field in fields(REFERENCE)} - {*ABOUT_THE_TABLE, *SINGLE}
 
 
 # Docstrings

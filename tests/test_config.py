@@ -18,6 +18,7 @@ OPTIONS = [
     *("image_size", "patch_size", "in_channels", "hidden_size", "num_layers", "focal_levels", "focal_kernel"),
     *("num_classes", "modulation", "mlp_ratio", "drop_path_rate", "init", "seed", "dtype", "device", "ops"),
     "recompute_levels",
+    "precision",
 ]
 SEEDS_NETWORKS = ["sigmoid_gate", "box_mean"]
 ONE_STAGE = {"depths": (1,), "focal_levels": (2,), "focal_windows": (3,)}

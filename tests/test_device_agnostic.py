@@ -10,6 +10,7 @@ from minifocal.functional.activations import gelu_backward, gelu_forward
 from minifocal.functional.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minifocal.functional.depthwise_conv import depthwise_conv_forward
 from minifocal.functional.layer_norm import layer_norm_forward
+from minifocal.functional.precision import PRECISIONS
 from minifocal.gradcheck import check_gradients
 from minifocal.interop.export import write_pretrained
 from minifocal.models.config import FocalNetConfig
@@ -28,13 +29,13 @@ NETWORKS = {
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def build(name, library=None):
+def build(name, library=None, precision="float32"):
     """A network of two stages and three blocks; on the library's device where one is given."""
     config = FocalNetConfig(
         image_size=16, patch_size=2, in_chans=2, num_classes=5, embed_dim=4, depths=(2, 1), mlp_ratio=2.0,
         focal_levels=(2, 1), focal_windows=(3, 3), drop_path_rate=0.6, **NETWORKS[name],
     )  # fmt: skip
-    model = FocalNet(config, seed=1, init="lecun", dtype="float32", ops="reference")
+    model = FocalNet(config, seed=1, init="lecun", dtype="float32", ops="reference", precision=precision)
     rng = np.random.default_rng(2)
     for parameter in model.parameters():
         parameter.data += rng.uniform(-0.3, 0.3, parameter.data.shape).astype("float32")
@@ -54,10 +55,12 @@ def training_pass(model, images, labels):
 # The network
 
 
-@every_network
-def test_a_training_pass_gives_numpys_bits_without_leaving_the_device(name):
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "float32") for name in NETWORKS), *(("focal", name) for name in PRECISIONS[1:])]
+)
+def test_a_training_pass_gives_numpys_bits_without_leaving_the_device(name, precision):
     library = StrictLibrary()
-    model, images, labels = build(name, library)
+    model, images, labels = build(name, library, precision)
     images, labels = library.asarray(images), library.asarray(labels)
     model.zero_grad()
     library.to_device.clear()
@@ -65,7 +68,7 @@ def test_a_training_pass_gives_numpys_bits_without_leaving_the_device(name):
     assert library.to_host == []
     # Rates are 0, 0.3 and 0.6: two blocks draw for two branches each, on the host.
     assert library.to_device == [(B,)] * 4
-    want = training_pass(*build(name))
+    want = training_pass(*build(name, precision=precision))
     for key, array in results.items():
         assert isinstance(array, StrictArray), key
         np.testing.assert_array_equal(array.get(), want[key], err_msg=key)

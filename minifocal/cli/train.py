@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
     parser.add_argument("--ops", choices=("auto", *TABLES), default="auto", help="what computes (default: the fastest)")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="of what is multiplied in matrix products"
+        "--precision", choices=PRECISIONS, default="float32", help="of matrix products' operands (default: float32)"
     )
     parser.add_argument(
         "--recompute-levels", action="store_true", help="compute focal levels twice: less memory, more time"

@@ -67,18 +67,17 @@ def _drop_bits(x: Array, count: int) -> Array:
 
 
 def _round_to_float16(x: Array) -> Array:
-    """Round by a sum: float32 itself rounds x + shift to multiples of the last bit of shift.
+    """Round by a sum: float32 itself rounds |x| + shift to multiples of the last bit of shift.
 
-    With 2^e <= |x| < 2^(e+1) the last bit of shift = 1.5 * 2^(e+13) is worth 2^(e-10), as that of x in float16; e is at
+    With 2^e <= |x| < 2^(e+1) the last bit of shift = 2^(e+13) is worth 2^(e-10), as that of x in float16; e is at
     least -14. `x.astype("float16")` is the same, but warns of infinity, and takes NumPy ten times as long for numbers
     as small as gradients are.
     """
     xp = get_array_module(x)
     size = xp.abs(x)
     exponents = xp.clip(size, FLOAT16_SMALLEST, FLOAT16_OVERFLOW).view("uint32") & 0x7F800000
-    shift = exponents.view("float32") * (1.5 * 2**13)
-    y = xp.copysign(x + shift - shift, x)
-    return xp.where(size >= FLOAT16_OVERFLOW, xp.copysign(math.inf, x), y)
+    shift = exponents.view("float32") * 2.0**13
+    return xp.copysign(xp.where(size >= FLOAT16_OVERFLOW, math.inf, size + shift - shift), x)
 
 
 def rounded_linear(
@@ -94,7 +93,9 @@ def rounded_linear(
 
     |error| <= (2u + u²) sum |x||weight|,   u = 2^-(bits+1),
 
-    where no operand leaves the range of the format; the sums are off as those of float32 are.
+    where no operand leaves the range of the format; the sums are off as those of float32 are. Sums in another order, of
+    another table or device, may let the next rounding fall the other way: of one operation all give the same numbers,
+    up to the sums, but of a whole network only up to u.
 
     Args:
         forward, backward: as functional.linear.linear_forward and linear_backward, on any arrays.

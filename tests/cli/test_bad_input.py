@@ -75,6 +75,8 @@ def refused(capsys, *arguments):
             "only the small networks take that, not --model",
         ),
         (["train", "--model", "focalnet_tiny_srf", "--modulation", "focal"], "not allowed with argument"),
+        (["train", "--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
+        (["train", "--precision", "tf32", "--dtype", "float64"], "is for networks in float32, got dtype"),
         (["train", "--device", "tpu"], 'device must be "cpu", "cuda" or "cuda:N"'),
         (["train", "--resume"], "there is no run under runs to resume"),
         (["train", "--resume", "--epochs", "9"], "leave --epochs out"),

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,13 +120,40 @@ def test_an_interrupted_run_says_how_to_resume_and_resumes_to_the_same_end(tmp_p
     longer = [*QUICK, "--epochs", "3"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert main(["train", "--out", str(straight), *longer]) == 0
-    command = [sys.executable, "-c", INTERRUPTED, "train", "--out", str(stopped), *longer, "--recompute-levels"]
+    done = interrupted_run("--out", str(stopped), *longer, "--recompute-levels")
+    assert f"go on with: minifocal train --resume --out {stopped} --recompute-levels" in done
+    assert main(["train", "--resume", "--out", str(stopped)]) == 0
+    assert same_weights(straight, stopped)
+
+
+def test_a_run_of_rounded_products_resumes_to_the_same_end_as_it_says_and_elsewhere_in_float32(tmp_path, capsys):
+    longer = [*QUICK, "--epochs", "2"]
+    straight, stopped, changed = (tmp_path / name for name in ("straight", "stopped", "changed"))
+    assert main(["train", "--out", str(straight), *longer, "--precision", "bfloat16"]) == 0
+    assert ", on cpu, products in bfloat16\n" in capsys.readouterr().out
+    done = interrupted_run("--out", str(stopped), *longer, "--precision", "bfloat16")
+    shutil.copytree(stopped, changed)
+    command = f"minifocal train --resume --out {stopped} --precision bfloat16"
+    assert f"go on with: {command}\n" in done
+    assert main(shlex.split(command)[1:]) == 0
+    assert same_weights(straight, stopped)
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(changed)]) == 0
+    assert ", on cpu\n" in capsys.readouterr().out
+    assert not same_weights(straight, changed)
+
+
+def interrupted_run(*arguments):
+    """Train until step 27 in a process of its own; give what it printed."""
+    command = [sys.executable, "-c", INTERRUPTED, "train", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
-    assert f"go on with: minifocal train --resume --out {stopped} --recompute-levels" in done.stdout
-    assert main(["train", "--resume", "--out", str(stopped)]) == 0
-    one, two = (mf.load_checkpoint(folder / "last.safetensors").model for folder in (straight, stopped))
-    assert all(np.array_equal(one[name], two[name]) for name in one)
+    return done.stdout
+
+
+def same_weights(*folders):
+    one, two = (mf.load_checkpoint(folder / "last.safetensors").model for folder in folders)
+    return all(np.array_equal(one[name], two[name]) for name in one)
 
 
 INTERRUPTED = """
