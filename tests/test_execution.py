@@ -98,6 +98,7 @@ def test_all_layers_inside_compute_with_the_same_table():
 def test_a_table_for_the_cpu_does_not_move_to_a_gpu(monkeypatch):
     monkeypatch.setattr("minifocal.layers.base.to_device", lambda array, device: array)
     monkeypatch.setattr("minifocal.models.focalnet.check_device", lambda device: None)
+    monkeypatch.setattr("minifocal.models.focalnet.use_device", lambda device: None)
     named, chosen = network(ops="numpy"), network(ops="auto")
     with pytest.raises(InputError, match=r'ops "numpy" computes on the CPU, but the device is cuda; use ops "auto"'):
         named.to_device("cuda")

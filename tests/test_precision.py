@@ -395,7 +395,7 @@ def test_float32_is_the_table_itself():
 
 
 def test_auto_rounds_where_it_computes():
-    assert get_ops("auto", "cuda", "bfloat16") is get_ops("reference", precision="bfloat16")
+    assert get_ops("auto", "cuda", "bfloat16") is get_ops("cuda", "cuda", "bfloat16")
     assert get_ops("auto", "cpu", "bfloat16").name == get_ops().name
     with pytest.raises(InputError, match='ops "numpy" computes on the CPU'):
         get_ops("numpy", "cuda", "bfloat16")
@@ -507,6 +507,7 @@ def test_every_way_to_build_a_network_takes_a_precision(tmp_path):
 def test_a_network_that_moves_keeps_its_precision(monkeypatch):
     monkeypatch.setattr("minifocal.layers.base.to_device", lambda array, device: array)
     monkeypatch.setattr("minifocal.models.focalnet.check_device", lambda device: None)
+    monkeypatch.setattr("minifocal.models.focalnet.use_device", lambda device: None)
     chosen, named = network(ops="auto", precision="bfloat16"), network(ops="reference", precision="bfloat16")
     for device in ("cuda", "cpu"):
         for model in (chosen, named):

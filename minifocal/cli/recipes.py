@@ -8,7 +8,7 @@ from minifocal.errors import check_integer
 from minifocal.models.config import FOCAL, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.training.augment import Augmentation
-from minifocal.training.trainer import TrainConfig
+from minifocal.training.train_config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from minifocal.ops import TABLES
 from minifocal.training.augment import Augmentation
 from minifocal.training.optim import OPTIMIZERS
 from minifocal.training.step import StepRecord, evaluate
-from minifocal.training.trainer import LAST, Listener, TrainConfig, Trainer
+from minifocal.training.train_config import TrainConfig
+from minifocal.training.trainer import LAST, Listener, Trainer
 from minifocal.viz.pictures import draw_curves
 
 HELP = "train a network; with no options a FocalNet of Edifice's kind on the embedded digits"
@@ -49,7 +50,7 @@ NETWORK_OPTIONS: dict[str, tuple[Any, str]] = {
     "drop_path_rate": (float, "of the last block"),
     "init": (str, "official, glorot or lecun"),
 }
-EXECUTION_OPTIONS = ("device", "ops", "recompute_levels", "precision")
+EXECUTION_OPTIONS = ("device", "ops", "recompute_levels", "precision", "graph")
 """Options of how to compute. They change nothing of what is kept with a run, so it may be resumed with others; it ends
 with the same bits only with the same (but for recompute_levels, which changes none)."""
 
@@ -82,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recompute-levels", action="store_true", help="compute focal levels twice: less memory, more time"
     )
+    parser.add_argument("--graph", action="store_true", help="replay a GPU's steps in one launch: for small networks")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the run (default: runs/DATA, numbered)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest)")
     for title, options in (("network", NETWORK_OPTIONS), ("training", TRAINING_OPTIONS)):
@@ -135,7 +137,8 @@ def _given_again(execution: dict[str, Any]) -> str:
     if execution["precision"] != "float32":
         options["--precision"] = execution["precision"]
     text = "".join(f" {name} {value}" for name, value in options.items())
-    return text + (" --recompute-levels" if execution["recompute_levels"] else "")
+    switches = ("recompute_levels", "graph")
+    return text + "".join(f" --{name.replace('_', '-')}" for name in switches if execution[name])
 
 
 class ProgressBar(Listener):
@@ -252,12 +255,14 @@ def _make_trainer(folder: Path, settings: dict[str, Any], execution: dict[str, A
         folder=folder,
         meta={"data": settings["data"]},
         listener=ProgressBar() if on_terminal() else PlainLines(),
+        graph=execution["graph"],
     )
     return trainer, splits
 
 
 def _build(settings: dict[str, Any], data: Dataset, execution: dict[str, Any]) -> FocalNet:
     options = {"seed": settings["seed"], "dtype": settings["dtype"], **execution}
+    del options["graph"]  # how to train, not what to build
     if "model" not in settings:
         network = {**settings["network"], "layers": tuple(settings["network"]["layers"])}
         return Network(**network).build(settings["modulation"], data, **options)

@@ -49,7 +49,7 @@ from minifocal.fused.gpu_conv import (
     global_level_backward,
     global_level_forward,
 )
-from minifocal.fused.gpu_updates import adamw_update, clip, sgd_update
+from minifocal.fused.gpu_updates import adamw_update, clip, sgd_update, unscale
 
 
 def linear_forward(x: Array, weight: Array, bias: Array) -> tuple[Array, LinearCache]:
@@ -102,6 +102,8 @@ def _multiply(a: Array, b: Array, out: Array, precision: str, **transposed: bool
     a, b = in_order(a), in_order(b)
     if not a.dtype == b.dtype == out.dtype:
         raise InputError(f"linear: expected arrays of one dtype, got {a.dtype}, {b.dtype} and {out.dtype}")
+    if precision != "float32" and out.dtype != "float32":
+        raise InputError(f'precision "{precision}" rounds float32 arrays, got {out.dtype}: use precision "float32"')
     if precision == "float16":
         a, b = a.astype("float16"), b.astype("float16")
     elif precision == "bfloat16":
@@ -228,4 +230,5 @@ OVERRIDES = {
     "sgd_update": sgd_update,
     "adamw_update": adamw_update,
     "clip": clip,
+    "unscale": unscale,
 }

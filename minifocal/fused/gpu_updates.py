@@ -74,6 +74,18 @@ def clip(gradients: Sequence[Array], max_norm: float) -> Array:
     return norm
 
 
+def unscale(gradients: Sequence[Array], scale: Array) -> Array:
+    """As functional.updates.unscale."""
+    rows = [UpdateRow(gradient, gradient, (), 0.0) for gradient in gradients]
+    if not _lie_in_order(rows):
+        return updates.unscale(gradients, scale)
+    xp = get_array_module(scale, *gradients)
+    sums = xp.empty(_table(rows).grid, dtype="float64")
+    _launch("squares", rows, sums)  # of float32, which do not overflow in float64: finite as the gradients are
+    _launch("scale_gradients", rows, 1.0 / scale.astype("float64"))
+    return ~xp.isfinite(sums.sum())
+
+
 def _launch(kernel: str, rows: Sequence[UpdateRow], *arguments: Any) -> None:
     c_type = {"float32": "float", "float64": "double"}[rows[0].data.dtype.name]
     table = _table(rows)

@@ -12,6 +12,7 @@ from minifocal.arrays import (
     device_of,
     float32_linspace,
     get_array_module,
+    use_device,
 )
 from minifocal.errors import InputError, check_integer, check_option_names
 from minifocal.functional.drop_path import DropCache
@@ -232,9 +233,8 @@ class FocalNet(Layer):
         if description.get("architecture") != "FocalNet" or not {"config", "dtype"} <= description.keys():
             raise InputError(f"the checkpoint does not describe a FocalNet, but {description}")
         config = FocalNetConfig.from_dict(description["config"])
-        model = cls(config, init="zeros", dtype=description["dtype"], ops=ops, precision=precision)
+        model = cls(config, init="zeros", dtype=description["dtype"], device=device, ops=ops, precision=precision)
         checkpoint.restore(model)
-        model.to_device(device)
         return model
 
     @classmethod
@@ -245,7 +245,7 @@ class FocalNet(Layer):
     @classmethod
     def output_size(cls, **options: Any) -> int:
         """Count the outputs of `build` with these options: num_classes where given, else hidden_size."""
-        model = cls.build(**{**options, "init": "zeros", "device": "cpu"})
+        model = cls.build(**{**options, "init": "zeros", "device": "cpu", "ops": "reference"})
         return model.config.num_classes or model.config.dims[-1]
 
     @classmethod
@@ -254,11 +254,15 @@ class FocalNet(Layer):
         return cls.output_size(**{**options, "num_classes": None})
 
     def to_device(self, device: str) -> None:
-        """Move every parameter and its gradient to "cpu", "cuda" or "cuda:N"; with ops "auto" the table follows."""
+        """Move every parameter and its gradient to "cpu", "cuda" or "cuda:N"; with ops "auto" the table follows.
+
+        A GPU becomes the one that this thread computes on: of several, the one that was moved to last.
+        """
         check_device(device)
         if self.chooses_ops:
             self.use_ops(get_ops("auto", device, self.ops.precision))
         get_ops(self.ops.name, device)
+        use_device(device)
         super().to_device(device)
 
     @property

@@ -79,13 +79,38 @@ def train_step(
         label_smoothing: of the loss. clip_norm: largest norm of all gradients together; None does not clip.
         scaler: made for the model, where it computes in float16; it may skip the update.
     """
+    outcome = step_gradients(
+        model, images, labels, rng, label_smoothing=label_smoothing, clip_norm=clip_norm, scaler=scaler
+    )
+    optimizer.step(outcome.skip)
+    return StepRecord(outcome.loss, outcome.accuracy)
+
+
+class StepOutcome(NamedTuple):
+    """What a step comes to before its update: scalar arrays beside the model."""
+
+    loss: Array
+    accuracy: Array
+    skip: Array | None  # whether to leave the update out; None where that is never done
+
+
+def step_gradients(
+    model: Layer,
+    images: Array,
+    labels: Array,
+    rng: Generator | None,
+    *,
+    label_smoothing: float,
+    clip_norm: float | None,
+    scaler: LossScaler | None,
+) -> StepOutcome:
+    """Do all of a step but its update; arguments as for train_step."""
     scale = None if scaler is None else scaler.scale
     loss, logits = loss_and_gradients(model, images, labels, rng, label_smoothing, scale)
     skip = None if scaler is None else scaler.unscale(model)
     if clip_norm is not None:
         clip_gradients(model, clip_norm)
-    optimizer.step(skip)
-    return StepRecord(loss, (logits.argmax(axis=1) == labels).mean())
+    return StepOutcome(loss, (logits.argmax(axis=1) == labels).mean(), skip)
 
 
 class Evaluation(NamedTuple):

@@ -14,15 +14,15 @@ from typing import Any
 
 from minifocal.arrays import Generator, as_floats, is_on_host, overflow_is_looked_for, random_generator
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
-from minifocal.errors import InputError, check_integer, check_option_names, is_real
+from minifocal.errors import InputError
 from minifocal.files import write_bytes
 from minifocal.layers.base import Layer
-from minifocal.training.augment import Augmentation
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
+from minifocal.training.graphs import StepGraph
 from minifocal.training.loss_scale import LossScaler
-from minifocal.training.optim import OPTIMIZERS, Optimizer
 from minifocal.training.schedule import WarmupCosine
 from minifocal.training.step import StepRecord, evaluate, fetch_records, load_batch, train_step
+from minifocal.training.train_config import TrainConfig
 
 LAST, BEST, METRICS = "last.safetensors", "best.safetensors", "metrics.jsonl"
 FETCH_EVERY = 16
@@ -31,80 +31,6 @@ FETCH_EVERY = 16
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says what to try."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the training images. batch_size: images a step.
-        optimizer: "sgd" or "adamw". lr: peak learning rate. momentum: of SGD, Nesterov's.
-        weight_decay: of everything but vectors; decay_all: of vectors too.
-        warmup_steps: steps of rising learning rate, then half a cosine to zero; None is 50, or a tenth of a training
-            of fewer than 500 steps.
-        clip_norm: largest norm of all gradients together; 0 does not clip.
-        label_smoothing: of the loss, in [0, 1).
-        augmentation: what is done to each batch.
-        seed: of the order of images, augmentation and drop path.
-    Raises:
-        InputError: values that cannot train; the message says which.
-    """
-
-    epochs: int = 30
-    batch_size: int = 64
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 2e-3
-    decay_all: bool = False
-    warmup_steps: int | None = None
-    clip_norm: float = 5.0
-    label_smoothing: float = 0.1
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            check_integer(name, getattr(self, name), least)
-        if self.warmup_steps is not None:
-            check_integer("warmup_steps", self.warmup_steps, at_least=0)
-        for name in ("lr", "weight_decay", "clip_norm"):
-            if not is_real(getattr(self, name)) or getattr(self, name) < 0.0:
-                raise InputError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise InputError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give all values, as JSON can hold them."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainConfig":
-        """Read what `to_dict` gave.
-
-        Raises:
-            InputError: a name that is missing or unknown.
-        """
-        fields = cls.__dataclass_fields__
-        check_option_names(values, fields)
-        if missing := sorted(fields.keys() - values.keys()):
-            raise InputError(f"the settings of a training lack {', '.join(missing)}")
-        augmentation = dict(values["augmentation"])
-        check_option_names(augmentation, Augmentation.__dataclass_fields__)
-        if augmentation.get("crop") is not None:
-            augmentation["crop"] = tuple(augmentation["crop"])
-        return cls(**{**values, "augmentation": Augmentation(**augmentation)})
-
-    def make_optimizer(self, model: Layer) -> Optimizer:
-        """Make the optimizer that is named."""
-        options = {"momentum": self.momentum} if self.optimizer == "sgd" else {}
-        optimizer: Optimizer = OPTIMIZERS[self.optimizer](
-            model, self.lr, weight_decay=self.weight_decay, decay_all=self.decay_all, **options
-        )
-        return optimizer
 
 
 class Listener:
@@ -157,8 +83,10 @@ class Trainer:
         folder: where checkpoints and metrics go; None keeps nothing.
         meta: stored in every checkpoint beside progress, class names, scaling of pixels and configuration.
         listener: hears of every step and epoch.
+        graph: replay each step in one launch, as StepGraph does; for a small model on a GPU.
     Raises:
-        InputError: a batch larger than the data, a warm-up as long as the training, images that do not fit.
+        InputError: a graph for a model on the CPU, a batch larger than the data, a warm-up as long as the training,
+            images that do not fit.
     """
 
     def __init__(
@@ -172,6 +100,7 @@ class Trainer:
         folder: Path | None = None,
         meta: dict[str, Any] | None = None,
         listener: Listener | None = None,
+        graph: bool = False,
     ) -> None:
         if config.batch_size > len(train):
             raise InputError(
@@ -183,8 +112,13 @@ class Trainer:
         self.meta = meta or {}
         self.listener = listener or Listener()
         self.optimizer = config.make_optimizer(model)
-        in_float16 = getattr(model.ops, "precision", "float32") == "float16"
-        self.scaler = LossScaler(model) if in_float16 else None
+        self.scaler = LossScaler(model) if model.ops.precision == "float16" else None
+        self._step_options: dict[str, Any] = {
+            "label_smoothing": config.label_smoothing,
+            "clip_norm": config.clip_norm or None,
+            "scaler": self.scaler,
+        }
+        self._graph = StepGraph(model, self.optimizer, **self._step_options) if graph else None
         self.rng = random_generator(config.seed, 1)
         self.progress = _Progress()
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
@@ -296,16 +230,10 @@ class Trainer:
         images, labels = load_batch(self.model, self.train, self.standardize, pixels, self.train.labels[batch])
         step = progress.epoch * self.steps_per_epoch + progress.step
         self.optimizer.lr = self.schedule(step)
-        record = train_step(
-            self.model,
-            self.optimizer,
-            images,
-            labels,
-            self.rng,
-            label_smoothing=config.label_smoothing,
-            clip_norm=config.clip_norm or None,
-            scaler=self.scaler,
-        )
+        if self._graph is None:
+            record = train_step(self.model, self.optimizer, images, labels, self.rng, **self._step_options)
+        else:
+            record = self._graph(images, labels, self.rng)
         self._pending.append((step + 1, record, len(batch)))
 
     def _settle(self) -> None:

@@ -90,6 +90,17 @@ def test_a_norm_that_is_no_number_scales_nothing(home):
     np.testing.assert_array_equal(home.get(there), [1.0, np.nan, 3.0])
 
 
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf])
+def test_unscaling_is_the_references(bad, home):
+    gradients = [row.grad for row in rows_of("sgd_update", "float32")]
+    if bad is not None:
+        gradients[3][1, 2, 0] = bad
+    there, scale = home.put([gradient.copy() for gradient in gradients]), np.array(1024.0, dtype="float32")
+    assert bool(home.get(FUSED.unscale(there, home.put(scale)))) == bool(REFERENCE.unscale(gradients, scale))
+    for one, other in zip(home.get(there), gradients, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_all_parameters_take_one_launch_and_one_table(host_compiled, monkeypatch):
     assert isinstance(host_compiled, HostCompiled)
     host_compiled.take_the_place_of_cupy(monkeypatch)

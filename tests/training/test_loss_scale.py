@@ -17,7 +17,8 @@ from minifocal.training import loss_scale
 from minifocal.training.loss_scale import LARGEST, LEAST, START, LossScaler
 from minifocal.training.optim import SGD, AdamW
 from minifocal.training.step import train_step
-from minifocal.training.trainer import LAST, Listener, TrainConfig, Trainer
+from minifocal.training.train_config import TrainConfig
+from minifocal.training.trainer import LAST, Listener, Trainer
 
 any_table = pytest.mark.parametrize("table", list_ops())
 every_optimizer = pytest.mark.parametrize("make", [SGD, AdamW])

@@ -16,7 +16,8 @@ from minifocal.training import trainer as module
 from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import SGD, AdamW
 from minifocal.training.step import evaluate, fetch_records, load_batch, train_step
-from minifocal.training.trainer import FETCH_EVERY, LAST, Listener, TrainConfig, Trainer, TrainingError
+from minifocal.training.train_config import TrainConfig
+from minifocal.training.trainer import FETCH_EVERY, LAST, Listener, Trainer, TrainingError
 
 B, CLASSES = 4, 3
 DRAWS = [(B,)] * 4  # rates are 0, 0.3 and 0.6: two blocks draw for two branches each
