@@ -22,6 +22,7 @@ from minifocal.data import DATASETS, Dataset, Splits, Standardize, load_splits, 
 from minifocal.errors import InputError
 from minifocal.files import write_bytes
 from minifocal.functional.precision import PRECISIONS
+from minifocal.fused import gpu
 from minifocal.models.config import FOCAL, MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
@@ -122,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
     if not finished:
         print(f"stopped and saved; go on with: {resume}")
         return 130
+    if args.device != "cpu":
+        print(f"peak memory of the GPU {gpu.pool_bytes() / 2**20:.0f} MiB")
     if len(splits.train) <= BASELINE_IMAGES:
         print(f"one nearest neighbour {100 * nearest_neighbour_accuracy(splits.train, splits.test):.2f} %")
     accuracy = evaluate(trainer.model, splits.test, trainer.standardize).accuracy

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -149,6 +150,7 @@ class Recorder:
         cupy = import_cupy()
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.pool = cupy.cuda.MemoryPool()
+        _recorders.add(self)
         self.kept: list[Any] = []
 
     @contextmanager
@@ -185,6 +187,7 @@ class Recorder:
         return result, graph.launch
 
 
+_recorders: WeakSet[Recorder] = WeakSet()
 _kept: list[list[Any]] = []
 
 
@@ -220,5 +223,9 @@ def empty_pool() -> None:
 
 
 def pool_bytes() -> int:
-    """Count the bytes that CuPy has of the device's memory, those that it keeps for later included."""
-    return int(import_cupy().get_default_memory_pool().total_bytes())
+    """Count the bytes that CuPy has of the device's memory: the most that was in use since the pool was emptied.
+
+    The pool keeps what is given back, so it has grown to the peak.
+    """
+    pools = [import_cupy().get_default_memory_pool(), *(recorder.pool for recorder in _recorders)]
+    return sum(int(pool.total_bytes()) for pool in pools)
