@@ -23,6 +23,8 @@ from minifocal.models.config import FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model, list_models
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
+from minifocal.training.graphs import StepGraph
+from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import SGD, AdamW
 from minifocal.training.step import train_step
 
@@ -34,6 +36,8 @@ __all__ = [
     "FocalNet",
     "FocalNetConfig",
     "InputError",
+    "LossScaler",
+    "StepGraph",
     "as_numpy",
     "check_gradients",
     "check_layer",

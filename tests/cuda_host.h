@@ -198,8 +198,8 @@ inline double number(const void* array, int type, size_t at) {
 
 }  // namespace host
 
-extern "C" int host_gemm(
-    int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
+extern "C" int cublasGemmEx(
+    void*, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
     const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute, int
 ) {
     // What cuBLAS asks of its arguments.
@@ -225,3 +225,5 @@ extern "C" int host_gemm(
         }
     return 0;
 }
+
+extern "C" int cublasSetStream_v2(void*, void* stream) { return stream ? 0 : 1; }

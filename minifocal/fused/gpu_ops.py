@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minifocal.arrays import Array, get_array_module
+from minifocal.arrays import Array, get_array_module, is_on_host
 from minifocal.errors import InputError
 from minifocal.functional.add import check_same_shape
 from minifocal.functional.cross_entropy import CrossEntropyCache, check_cross_entropy
@@ -205,8 +205,8 @@ def cross_entropy_backward(cache: CrossEntropyCache, dloss: Array | float = 1.0)
     """As functional.cross_entropy.cross_entropy_backward."""
     probabilities, targets = map(in_order, cache)
     dlogits, dtype, share = empty(probabilities.shape, probabilities), probabilities.dtype, 1.0 / len(probabilities)
-    if isinstance(dloss, float | int):
-        pointer, scalar = gpu.NULL, dtype.type(dloss * share)
+    if isinstance(dloss, float | int) or is_on_host(dloss):
+        pointer, scalar = gpu.NULL, dtype.type(float(dloss) * share)
     else:
         pointer, scalar = dloss.astype(dtype), dtype.type(share)
     over_numbers("cross_entropy_backward", dlogits, None, probabilities, targets, pointer, scalar, dlogits)
