@@ -59,6 +59,13 @@ def host_compiled() -> HostCompiled:
 
 
 @pytest.fixture
+def cuda_on_host(host_compiled: HostCompiled, monkeypatch: pytest.MonkeyPatch) -> HostCompiled:
+    """Let `device="cuda"` be the kernels that are compiled for the host."""
+    host_compiled.become_a_device(monkeypatch)
+    return host_compiled
+
+
+@pytest.fixture
 def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Home:
     """Where the table "cuda" computes: on arrays for kernels that are compiled for the host, then on a GPU."""
     if request.param == "cuda":

@@ -1,6 +1,10 @@
 """Where tests compute: NumPy's arrays, a GPU's, and those of a GPU made of a C++ compiler."""
 
 import ctypes
+import sys
+import time
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +32,13 @@ def map_arrays(function: Any, tree: Any) -> Any:
         parts = [map_arrays(function, part) for part in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
     return function(tree) if hasattr(tree, "strides") else tree
+
+
+def on_the_clock(run: Callable[[], object]) -> float:
+    """Call a function; give the seconds that it took."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 class Home:
@@ -71,7 +82,40 @@ class HostCompiled(Home):
         monkeypatch.setattr(device, "launch", self.gpu.launch)
         monkeypatch.setattr(device, "gemm", self.gpu.gemm)
         monkeypatch.setattr(device, "Recorder", lambda: HostRecorder(self.library))
+        monkeypatch.setattr(device, "elapsed", on_the_clock)
+        monkeypatch.setattr(device, "synchronize", lambda: None)
+        monkeypatch.setattr(device, "pool_bytes", lambda: 2**20)
         monkeypatch.setattr(gpu_calls, "BLOCKS", 5)  # so that few rows make shares of several, the last one shorter
+
+    def become_a_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let `device="cuda"` be this home, by way of a CuPy that has as much as the package asks of it."""
+        self.take_the_place_of_cupy(monkeypatch)
+        runtime = SimpleNamespace(
+            CUDARuntimeError=RuntimeError,
+            getDeviceCount=lambda: 1,
+            getDeviceProperties=lambda index: {"name": b"kernels for the host"},
+            driverGetVersion=lambda: 13000,
+        )
+        cupy = ModuleType("cupy")
+        vars(cupy).update(asarray=self.library.asarray, __version__="none")
+        vars(cupy)["cuda"] = SimpleNamespace(runtime=runtime, Device=_OnlyDevice)
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+
+
+class _OnlyDevice:
+    """Stands for cupy.cuda.Device."""
+
+    def __init__(self, number: int) -> None:
+        assert number == 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def use(self) -> None:
+        pass
 
 
 class Gpu(Home):

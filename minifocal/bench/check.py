@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minifocal.arrays import Array
+from minifocal.arrays import Array, as_numpy, to_device
 from minifocal.bench.workloads import LEARNING_RATE, MODES, Workload
 from minifocal.training.optim import SGD
 from minifocal.training.step import train_step
@@ -34,20 +34,20 @@ class Difference(NamedTuple):
         return self.loss <= TOLERANCE and self.gradient <= TOLERANCE
 
 
-def train(workload: Workload, ops: str, progress: Callable[[], object] = lambda: None) -> Trained:
-    """Make the steps, from the same weights on the same batch whatever the table is.
+def train(workload: Workload, ops: str, progress: Callable[[], object] = lambda: None, device: str = "cpu") -> Trained:
+    """Make the steps, from the same weights on the same batch whatever the table and the device are.
 
     Raises:
-        InputError: there is no such table.
+        InputError: there is no such table, or no such device.
     """
-    model = workload.model(ops)
+    model = workload.model(ops, device)
     optimizer = SGD(model, lr=LEARNING_RATE)
-    images, labels = workload.draw(MODES["train"])
+    images, labels = (to_device(array, device) for array in workload.draw(MODES["train"]))
     loss = float("nan")
     for _ in range(STEPS):
         loss = train_step(model, optimizer, images, labels, rng=None).loss
         progress()
-    return Trained(loss, {name: parameter.grad for name, parameter in model.named_parameters()})
+    return Trained(loss, {name: as_numpy(parameter.grad) for name, parameter in model.named_parameters()})
 
 
 def compare(ours: Trained, reference: Trained) -> Difference:

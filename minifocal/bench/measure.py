@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from minifocal.errors import InputError
 
@@ -14,8 +15,19 @@ class NotMeasuredError(InputError):
     """One thing cannot be measured on this machine; all others can."""
 
 
+def on_the_clock(run: Callable[[], object]) -> float:
+    """Call a function after a pause; give the seconds that it took."""
+    time.sleep(PAUSE)
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
 def interleave(
-    runs: Mapping[str, Callable[[], object]], rounds: int, progress: Callable[[], object] = lambda: None
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    progress: Callable[[], object] = lambda: None,
+    clock: Callable[[Callable[[], Any]], float] = on_the_clock,
 ) -> dict[str, list[float]]:
     """Time every function once a round; each round starts with another one.
 
@@ -23,6 +35,7 @@ def interleave(
         runs: functions by name.
         rounds: how many; WARM_UPS rounds go before them.
         progress: called after every call of a function.
+        clock: calls a function and gives the seconds that it took.
     Returns:
         seconds of each, round by round.
     """
@@ -31,10 +44,7 @@ def interleave(
     for number in range(-WARM_UPS, rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            time.sleep(PAUSE)
-            start = time.perf_counter()
-            runs[name]()
-            elapsed = time.perf_counter() - start
+            elapsed = clock(runs[name])
             if number >= 0:
                 samples[name].append(elapsed)
             progress()

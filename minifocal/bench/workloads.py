@@ -1,6 +1,6 @@
 """What is measured: networks with a batch, and what is done with them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,12 @@ MODES = {
         Mode("infer1", "inference 1", training=False, images=1),
     )
 }
+GPU_MODES = {
+    mode.name: mode
+    for mode in (MODES["train"], Mode("infer", "inference", training=False), MODES["infer8"], MODES["infer1"])
+}
+GPU_DEFAULT_MODES = ("train", "infer")
+GPU_BATCH, GPU_BATCHES = 128, {"small": 256}
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,13 @@ class Workload:
     batch: int
     init: str = "official"
 
-    def model(self, ops: str) -> FocalNet:
+    def model(self, ops: str, device: str = "cpu", precision: str = "float32") -> FocalNet:
         """Build the network with a table of operations; its weights are always the same."""
-        return FocalNet(self.config, init=self.init, ops=ops)
+        return FocalNet(self.config, init=self.init, ops=ops, device=device, precision=precision)
+
+    def for_gpu(self) -> "Workload":
+        """Give the same network with a batch that keeps a GPU busy."""
+        return replace(self, batch=GPU_BATCHES.get(self.name, GPU_BATCH))
 
     def draw(self, mode: Mode) -> tuple[Array, Array]:
         """Draw images (B, Cin, H, W) and labels (B,), always the same."""

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minifocal.arrays import check_device
 from minifocal.bench import check, peers, report, scaling
 from minifocal.bench.candidates import FLOOR, time_candidates
+from minifocal.bench.gpu_candidates import PRECISIONS as GPU_PRECISIONS
+from minifocal.bench.gpu_candidates import ROUNDS as GPU_ROUNDS
 from minifocal.bench.measure import DEFAULT_ROUNDS, MIN_ROUNDS, WARM_UPS, NotMeasuredError
 from minifocal.bench.processes import in_new_process, peak_memory, start_up
 from minifocal.bench.profile import WAYS, profile
-from minifocal.bench.workloads import MODES, WORKLOADS, Workload
-from minifocal.cli.common import on_terminal, table
+from minifocal.bench.workloads import GPU_DEFAULT_MODES, GPU_MODES, MODES, WORKLOADS, Workload
+from minifocal.cli import bench_gpu
+from minifocal.cli.common import add_device_argument, on_terminal, table
 from minifocal.errors import InputError, check_integer
 from minifocal.ops import TABLES, get_ops, list_ops
 from minifocal.threads import THREAD_VARIABLES
@@ -26,25 +30,44 @@ ALL = "all"
 TORCH, NOTHING = "torch", "none"
 
 
+# What each way to measure makes use of; all else is refused.
+USED = {
+    "cpu": ("workload", "mode", "ops", "against", "rounds", "threads", "memory", "json", "picture"),
+    "gpu": ("workload", "mode", "precision", "against", "rounds", "memory", "json", "picture"),
+    "profile": ("workload", "ops", "threads"),
+    "check": ("workload", "ops", "threads"),
+    "scaling": ("ops", "rounds", "threads", "json", "picture"),
+    "kernels": ("json",),
+}
+OPTIONS = tuple(dict.fromkeys(name for names in USED.values() for name in names))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what is measured, beside what, and where the results go."""
+    parser.add_argument("--workload", nargs="+", choices=[*WORKLOADS, ALL], help="networks (default: small)")
     parser.add_argument(
-        "--workload", nargs="+", choices=[*WORKLOADS, ALL], default=["small"], help="networks (default: small)"
+        "--mode",
+        nargs="+",
+        choices=list(dict.fromkeys([*MODES, *GPU_MODES])),
+        help=f"default: {', '.join(MODES)}; on a GPU: {', '.join(GPU_DEFAULT_MODES)}",
     )
-    parser.add_argument("--mode", nargs="+", choices=list(MODES), default=list(MODES), help="default: all three")
     parser.add_argument(
         "--ops",
         nargs="+",
         metavar="TABLE",
         help=f"default: those present of {', '.join(TABLES)}",
     )
+    add_device_argument(parser)
+    parser.add_argument(
+        "--precision", nargs="+", help=f"of matrix products, on a GPU (default: {', '.join(GPU_PRECISIONS)})"
+    )
     parser.add_argument("--against", choices=[TORCH, NOTHING], help="default: torch where it is installed")
     parser.add_argument(
-        "--rounds", type=int, default=DEFAULT_ROUNDS, help=f"of which the median is taken (default: {DEFAULT_ROUNDS})"
+        "--rounds", type=int, help=f"of which the median is taken (default: {DEFAULT_ROUNDS}; on a GPU: {GPU_ROUNDS})"
     )
     parser.add_argument("--threads", type=int, help="of everyone (default: as the environment says, or one a core)")
     parser.add_argument(
-        "--memory", action=argparse.BooleanOptionalAction, default=True, help="peak memory and start-up (default: yes)"
+        "--memory", action=argparse.BooleanOptionalAction, default=None, help="peak memory, start-up (default: yes)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the results")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="where to draw them, as a PNG file")
@@ -52,30 +75,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     instead.add_argument("--profile", action="store_true", help="show where the time goes, by operation")
     instead.add_argument("--check", action="store_true", help="compare loss and gradients with the reference's")
     instead.add_argument("--scaling", action="store_true", help="show how cost grows with images and pixels")
+    instead.add_argument("--kernels", action="store_true", help="measure a GPU's kernels against a copy")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print tables; fail where a check does."""
-    check_integer("rounds", args.rounds, at_least=MIN_ROUNDS)
-    args.ops = list(dict.fromkeys(get_ops(name).name for name in args.ops or list_ops()))
-    args.mode = list(dict.fromkeys(args.mode))
-    if (args.profile or args.check) and (args.json or args.picture):
-        raise InputError("--profile and --check print what they find; leave --json and --picture out")
+    kind = _kind(args)
+    check_device(args.device)
+    if args.rounds is not None:
+        check_integer("rounds", args.rounds, at_least=MIN_ROUNDS)
     if args.threads is not None:
         check_integer("threads", args.threads, at_least=1)
         wanted = dict.fromkeys(THREAD_VARIABLES, str(args.threads))
         if not wanted.items() <= os.environ.items():  # they are read when BLAS is loaded: start anew
             os.environ.update(wanted)
             return in_new_process(run, args)
-    names = WORKLOADS if ALL in args.workload else dict.fromkeys(args.workload)
+    args.memory = True if args.memory is None else args.memory
+    names = WORKLOADS if ALL in (args.workload or ()) else dict.fromkeys(args.workload or ["small"])
     workloads = [WORKLOADS[name] for name in names]
-    if args.check:
-        return _check(workloads, args.ops)
-    if args.profile:
+    if kind == "kernels":
+        return bench_gpu.kernels(args)
+    if kind == "gpu":
+        return bench_gpu.compare(workloads, args, torch=bool(_peers(args.against)))
+    args.rounds = DEFAULT_ROUNDS if args.rounds is None else args.rounds
+    args.ops = list(dict.fromkeys(get_ops(name, args.device).name for name in args.ops or list_ops(args.device)))
+    args.mode = list(dict.fromkeys(args.mode or MODES))
+    if kind == "check":
+        return _check(workloads, args.ops, args.device)
+    if kind == "profile":
         return _profile(workloads, args.ops)
-    if args.scaling:
+    if kind == "scaling":
         return _scaling(args)
     return _compare(workloads, args)
+
+
+def _kind(args: argparse.Namespace) -> str:
+    """Name the way to measure, and refuse options that it makes no use of."""
+    on_cpu = args.device == "cpu"
+    chosen = [name for name in ("profile", "check", "scaling", "kernels") if getattr(args, name)]
+    kind = chosen[0] if chosen else "cpu" if on_cpu else "gpu"
+    way = f"--{kind}" if chosen else f"--device {args.device}"
+    if kind == "kernels" and on_cpu:
+        raise InputError("--kernels measures a GPU; add --device cuda")
+    if kind in ("profile", "scaling") and not on_cpu:
+        raise InputError(f"{way} measures the CPU; leave --device out")
+    if on_cpu and "infer" in (args.mode or ()):
+        raise InputError(f"mode infer is for a GPU; on the CPU choose {', '.join(MODES)}")
+    unused = [name for name in OPTIONS if getattr(args, name) is not None and name not in USED[kind]]
+    if unused:
+        raise InputError(f"{way} makes no use of {', '.join(f'--{name}' for name in unused)}; leave it out")
+    return kind
 
 
 def _compare(workloads: list[Workload], args: argparse.Namespace) -> int:
@@ -138,20 +187,20 @@ def _memory(workloads: list[Workload], candidates: list[str]) -> dict[str, dict[
     return memory
 
 
-def _check(workloads: list[Workload], tables: list[str]) -> int:
+def _check(workloads: list[Workload], tables: list[str], device: str) -> int:
     failed = False
     rows = []
     with _bar(len(workloads) * (1 + len(tables)) * check.STEPS, " steps") as bar:
         for workload in workloads:
             reference = check.train(workload, "reference", bar.update)
             for ops in tables:
-                found = check.compare(check.train(workload, ops, bar.update), reference)
+                found = check.compare(check.train(workload, ops, bar.update, device), reference)
                 failed |= not found.passed
                 verdict = "pass" if found.passed else "FAIL"
                 errors = f"{found.loss:.1e}", f"{found.gradient:.1e}"
                 rows.append([workload.name, ops, verdict, *errors, found.parameter])
     head = ["workload", "ops", "", "loss", "gradients", "farthest of all"]
-    print(f"after {check.STEPS} steps, relative to the reference; at most {check.TOLERANCE:.0e} passes")
+    print(f"after {check.STEPS} steps, relative to the reference on the CPU; at most {check.TOLERANCE:.0e} passes")
     print(table(head, rows, left=3))
     return 1 if failed else 0
 

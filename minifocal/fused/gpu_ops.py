@@ -107,11 +107,11 @@ def _multiply(a: Array, b: Array, out: Array, precision: str, **transposed: bool
     if precision == "float16":
         a, b = a.astype("float16"), b.astype("float16")
     elif precision == "bfloat16":
-        a, b = _bfloat16(a), _bfloat16(b)
+        a, b = to_bfloat16(a), to_bfloat16(b)
     gpu.multiply(a, b, out, tf32=precision == "tf32", **transposed)
 
 
-def _bfloat16(x: Array) -> Array:
+def to_bfloat16(x: Array) -> Array:
     """Give the bits of the nearest bfloat16, uint16."""
     bits = get_array_module(x).empty(x.shape, dtype="uint16")
     gpu.launch("to_bfloat16", (ceil_divide(x.size, THREADS),), (THREADS,), x, bits, np.int64(x.size))

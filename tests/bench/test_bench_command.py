@@ -24,7 +24,7 @@ ALONE = [*QUICK, "--against", "none"]
 def test_a_table_of_ratios_is_printed_written_and_drawn(micro, monkeypatch, tmp_path, capsys):
     files = ["--json", str(tmp_path / "a" / "b.json"), "--picture", str(tmp_path / "b.png")]
     named_twice = ["--ops", "reference", "auto", "reference", "--mode", *MODES, "train"]
-    monkeypatch.setattr("minifocal.cli.bench.get_ops", lambda name: REFERENCE)
+    monkeypatch.setattr("minifocal.cli.bench.get_ops", lambda name, device: REFERENCE)
     assert main([*ALONE, "--no-memory", *named_twice, *files]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split("  ")[0] == "workload"
@@ -164,7 +164,7 @@ def test_another_number_of_threads_starts_anew_with_the_environment_set(micro, m
         (["--rounds", "2"], "rounds must be an integer of at least 3, got 2"),
         (["--threads", "0"], "threads must be an integer of at least 1, got 0"),
         (["--check", "--profile"], "not allowed with argument"),
-        (["--check", "--json", "a.json"], "leave --json and --picture out"),
+        (["--check", "--json", "a.json"], "--check makes no use of --json; leave it out"),
         (["--scaling", "--ops", "reference", "twin"], "--scaling takes one table of operations"),
         (["--against", "torch"], "--against torch needs torch and transformers: pip install minifocal[peers]"),
     ],

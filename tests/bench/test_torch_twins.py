@@ -1,10 +1,14 @@
 """What PyTorch is measured with computes what ours computes: the same weights give the same logits and gradients."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from micro import MICRO
 
 from minifocal import interop
+from minifocal.bench import gpu_peers
+from minifocal.bench.measure import NotMeasuredError
 from minifocal.bench.peers import CHANNELS_LAST, EAGER, prepare
 from minifocal.bench.workloads import FLAGS, MODES, Workload
 from minifocal.functional.cross_entropy import cross_entropy_backward, cross_entropy_forward
@@ -100,3 +104,24 @@ def test_where_torch_cannot_compile_it_is_said_in_one_line(torch, monkeypatch):
     monkeypatch.setattr(torch, "compile", refuse)
     with pytest.raises(NotMeasuredError, match=r"^torch\.compile does not work here: no compiler$"):
         prepare(COMPILED, MICRO, MODES["infer1"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_steps_for_a_gpu_are_steps(precision, micro, torch):
+    """Here on the CPU: the loss of one batch falls, and inference gives logits."""
+    from minifocal.bench.torch_nets import build
+
+    torch.manual_seed(0)
+    model = build(micro.config)
+    images, labels = (torch.from_numpy(array) for array in micro.draw(MODES["train"]))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    step = gpu_peers._training(torch, model, model, images, labels, nullcontext, scaler)
+    loss = lambda: float(torch.nn.functional.cross_entropy(model(images), labels))  # noqa: E731
+    before = loss()
+    for _ in range(20):
+        step()
+    assert loss() < before
+    gpu_peers._inference(torch, model, images, nullcontext)()
+    if not torch.cuda.is_available():
+        with pytest.raises(NotMeasuredError, match="PyTorch sees no GPU"):
+            gpu_peers.prepare("torch eager", micro, MODES["train"], precision, 0)

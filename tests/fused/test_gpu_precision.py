@@ -5,7 +5,7 @@ import pytest
 
 from minifocal.errors import InputError
 from minifocal.functional.precision import MANTISSA_BITS, round_to
-from minifocal.fused.gpu_ops import _bfloat16
+from minifocal.fused.gpu_ops import to_bfloat16
 from minifocal.ops import GPU_TABLE, get_ops
 
 EPS = float(np.finfo("float32").eps)
@@ -54,7 +54,7 @@ def test_bfloat16_is_rounded_as_it_is_read(home):
     upper = np.arange(0, 2**16, 7, dtype=np.uint32) << 16
     for lower in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF):
         x = (upper | np.uint32(lower)).view("float32")
-        bits = home.get(_bfloat16(home.put(x)))
+        bits = home.get(to_bfloat16(home.put(x)))
         got = (bits.astype(np.uint32) << 16).view("float32")
         want = round_to(x, "bfloat16")
         np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
