@@ -3,7 +3,7 @@
 // Elementwise, on arrays of `count` numbers in order; V divides count
 
 template <typename T, int V>
-__global__ void gelu(const T* x, T* y, T* slope, Index count) {
+__global__ void gelu(const T* __restrict__ x, T* y, T* slope, Index count) {
     const Index at = (Index(blockIdx.x) * blockDim.x + threadIdx.x) * V;
     if (at >= count) return;
     const Vector<T, V> in = load<T, V>(x + at);
@@ -15,7 +15,7 @@ __global__ void gelu(const T* x, T* y, T* slope, Index count) {
 }
 
 template <typename T, int V>
-__global__ void gelu_tanh(const T* x, T* y, T* slope, Index count) {
+__global__ void gelu_tanh(const T* __restrict__ x, T* y, T* slope, Index count) {
     const Index at = (Index(blockIdx.x) * blockDim.x + threadIdx.x) * V;
     if (at >= count) return;
     const Vector<T, V> in = load<T, V>(x + at);
@@ -27,7 +27,7 @@ __global__ void gelu_tanh(const T* x, T* y, T* slope, Index count) {
 }
 
 template <typename T, int V>
-__global__ void sigmoid(const T* x, T* y, Index count) {
+__global__ void sigmoid(const T* __restrict__ x, T* y, Index count) {
     const Index at = (Index(blockIdx.x) * blockDim.x + threadIdx.x) * V;
     if (at >= count) return;
     Vector<T, V> values = load<T, V>(x + at);
@@ -37,7 +37,7 @@ __global__ void sigmoid(const T* x, T* y, Index count) {
 }
 
 template <typename T, int V>
-__global__ void sigmoid_backward(const T* dy, const T* y, T* dx, Index count) {
+__global__ void sigmoid_backward(const T* __restrict__ dy, const T* __restrict__ y, T* dx, Index count) {
     const Index at = (Index(blockIdx.x) * blockDim.x + threadIdx.x) * V;
     if (at >= count) return;
     Vector<T, V> values = load<T, V>(dy + at);
@@ -49,7 +49,7 @@ __global__ void sigmoid_backward(const T* dy, const T* y, T* dx, Index count) {
 
 // y += bias, which has C numbers, in every one of the rows of y
 template <typename T, int V>
-__global__ void add_bias(T* y, const T* bias, int C, Index count) {
+__global__ void add_bias(T* y, const T* __restrict__ bias, int C, Index count) {
     const Index at = (Index(blockIdx.x) * blockDim.x + threadIdx.x) * V;
     if (at >= count) return;
     Vector<T, V> values = load<T, V>(y + at);
@@ -61,7 +61,8 @@ __global__ void add_bias(T* y, const T* bias, int C, Index count) {
 
 template <typename T, int V>
 __global__ void modulate_backward(
-    const T* dy, const T* x, Index pitch, const T* modulator, T* dx, T* dmodulator, int C, Index count
+    const T* __restrict__ dy, const T* __restrict__ x, Index pitch, const T* __restrict__ modulator, T* dx,
+    T* dmodulator, int C, Index count
 ) {
     const Index at = (Index(blockIdx.x) * blockDim.x + threadIdx.x) * V;
     if (at >= count) return;
@@ -76,7 +77,7 @@ __global__ void modulate_backward(
 }
 
 // The bits of the bfloat16 nearest to each number, ties to even; NaN stays NaN.
-__global__ void to_bfloat16(const float* x, unsigned short* y, Index count) {
+__global__ void to_bfloat16(const float* __restrict__ x, unsigned short* y, Index count) {
     const Index at = Index(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= count) return;
     const unsigned bits = __float_as_uint(x[at]);
@@ -90,9 +91,9 @@ __global__ void to_bfloat16(const float* x, unsigned short* y, Index count) {
 // r in share s. A share has `share` rows; block (s, g) sums LANES columns of it, and its warps share out the rows.
 template <typename T>
 __global__ void column_sums(
-    const T* x,
-    const T* y,       // null where there are no products
-    const T* weight,  // null where all are 1
+    const T* __restrict__ x,
+    const T* __restrict__ y,       // null where there are no products
+    const T* __restrict__ weight,  // null where all are 1
     Index weight_pitch,
     Index rows,
     Index share,
@@ -127,7 +128,9 @@ __global__ void column_sums(
 
 // Over channels: out[r] = sum over c of x[r, c] y[r / rows_of_y, c]; a warp a row
 template <typename T, int V>
-__global__ void row_products(const T* x, const T* y, int rows_of_y, Index rows, int C, T* out) {
+__global__ void row_products(
+    const T* __restrict__ x, const T* __restrict__ y, int rows_of_y, Index rows, int C, T* out
+) {
     const Index r = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (r >= rows) return;
     const T* other = y + divide(r, rows_of_y).quotient * C;
@@ -145,7 +148,8 @@ __global__ void row_products(const T* x, const T* y, int rows_of_y, Index rows, 
 
 template <typename T, int V>
 __global__ void layer_norm(
-    const T* x, const T* weight, const T* bias, T eps, T* y, T* x_hat, T* rstd, Index rows, int C
+    const T* __restrict__ x, const T* __restrict__ weight, const T* __restrict__ bias, T eps, T* y, T* x_hat,
+    T* rstd, Index rows, int C
 ) {
     const Index r = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (r >= rows) return;
@@ -176,7 +180,8 @@ __global__ void layer_norm(
 
 template <typename T, int V>
 __global__ void layer_norm_backward(
-    const T* dy, const T* x_hat, const T* rstd, const T* weight, T* dx, Index rows, int C
+    const T* __restrict__ dy, const T* __restrict__ x_hat, const T* __restrict__ rstd,
+    const T* __restrict__ weight, T* dx, Index rows, int C
 ) {
     const Index r = Index(blockIdx.x) * blockDim.y + threadIdx.y;
     if (r >= rows) return;
@@ -199,7 +204,9 @@ __global__ void layer_norm_backward(
         const Vector<T, V> weights = load<T, V>(weight + c), normalised = load<T, V>(x_hat + r * C + c);
 #pragma unroll
         for (int v = 0; v < V; ++v)
-            dxs.lane[v] = scale * (dxs.lane[v] * weights.lane[v] - through_mean - normalised.lane[v] * through_variance);
+            dxs.lane[v] = dxs.lane[v] * weights.lane[v] - through_mean - normalised.lane[v] * through_variance;
+#pragma unroll
+        for (int v = 0; v < V; ++v) dxs.lane[v] *= scale;
         store(dx + r * C + c, dxs);
     }
 }
@@ -208,7 +215,7 @@ __global__ void layer_norm_backward(
 
 template <typename T>
 __global__ void patches(
-    const T* x,
+    const T* __restrict__ x,
     Index image_pitch,
     Index row_pitch,
     Index pitch,
@@ -240,7 +247,7 @@ __global__ void patches(
 
 template <typename T>
 __global__ void patches_backward(
-    const T* dpatches,
+    const T* __restrict__ dpatches,
     T* dx,
     int H,
     int W,
@@ -278,7 +285,8 @@ __global__ void patches_backward(
 
 template <typename T>
 __global__ void cross_entropy(
-    const T* logits, const Index* labels, T smoothing, T* probabilities, T* targets, T* losses, int B, int N
+    const T* __restrict__ logits, const Index* __restrict__ labels, T smoothing, T* probabilities, T* targets,
+    T* losses, int B, int N
 ) {
     const int b = blockIdx.x * blockDim.y + threadIdx.y;
     if (b >= B) return;
@@ -301,7 +309,8 @@ __global__ void cross_entropy(
 
 template <typename T>
 __global__ void cross_entropy_backward(
-    const T* probabilities, const T* targets, const T* dloss, T number, T* dlogits, Index count
+    const T* __restrict__ probabilities, const T* __restrict__ targets, const T* __restrict__ dloss, T number,
+    T* dlogits, Index count
 ) {  // dloss: null where it is `number`
     const Index at = Index(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at < count) dlogits[at] = (probabilities[at] - targets[at]) * (dloss ? *dloss * number : number);

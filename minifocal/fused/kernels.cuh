@@ -1,21 +1,22 @@
-// The operations of `functional/` as CUDA kernels, compiled when they are first called, for the types and sizes at hand.
+// The operations of `functional/` as CUDA kernels, compiled when they are first called, for types and sizes at hand.
 //
 // Read the twin in `functional/` first; names are the same. What is special here:
-//   - A map (B, H, W, C) is channels-last, so the threads of a warp stand beside each other along the channels, and read
-//     one stretch of memory. Each takes a vector of V channels: 4 where addresses and sizes allow it, else 1.
+//   - A map (B, H, W, C) is channels-last, so the threads of a warp stand beside each other along the channels, and
+//     read one stretch of memory. Each takes a vector of V channels: 4 where addresses and sizes allow it, else 1.
 //   - A `pitch` is the distance between the rows of channels of two tokens: a part of a wider map need not be copied.
 //   - Sums over many rows are made in two stages, by blocks and then over blocks, always in the same order: the same
 //     call gives the same bits. Nothing is added atomically.
+//   - Inputs are `__restrict__`: nothing that is written overlaps them, so a load need not wait for the store before.
 //   - Pointers that may be null say so.
 // The source is plain C++ but for a few names of CUDA's, so that it can also be compiled for a CPU and tested there.
 
 typedef long long Index;
 
-const unsigned ALL_LANES = 0xffffffffu;
-const int LANES = 32;    // threads of a warp
-const int WALKERS = 8;   // warps of a block that share out rows among them
-const int STRIP = 8;     // tokens beside each other that one thread convolves
-const int CHUNK = 4096;  // numbers that one block updates
+[[maybe_unused]] const unsigned ALL_LANES = 0xffffffffu;
+[[maybe_unused]] const int LANES = 32;    // threads of a warp
+[[maybe_unused]] const int WALKERS = 8;   // warps of a block that share out rows among them
+[[maybe_unused]] const int STRIP = 8;     // tokens beside each other that one thread convolves
+[[maybe_unused]] const int CHUNK = 4096;  // numbers that one block updates
 
 // Channels
 

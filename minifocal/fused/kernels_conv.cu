@@ -52,7 +52,7 @@ __device__ inline void convolve_strip(
 
 template <typename T, int V, int K, bool TURNED>
 __global__ void __launch_bounds__(256)
-depthwise_conv(const T* x, Index pitch, const T* weight, T* z, int H, int W, int C) {
+depthwise_conv(const T* __restrict__ x, Index pitch, const T* __restrict__ weight, T* z, int H, int W, int C) {
     const Place place = find_place<V>(H, W, C);
     if (!place.inside) return;
     Vector<T, V> strip[STRIP];
@@ -66,12 +66,12 @@ depthwise_conv(const T* x, Index pitch, const T* weight, T* z, int H, int W, int
 // ctx = GELU(DWConv(x)), its slope, and aggregate = before + gate * ctx
 template <typename T, int V, int K>
 __global__ void __launch_bounds__(256) focal_level(
-    const T* x,
+    const T* __restrict__ x,
     Index pitch,
-    const T* weight,
-    const T* gate,  // null where all are 1
+    const T* __restrict__ weight,
+    const T* __restrict__ gate,  // null where all are 1
     Index gate_pitch,
-    const T* before,  // null where it is the number `start` everywhere
+    const T* __restrict__ before,  // null where it is the number `start` everywhere
     T start,
     T* ctx,
     T* slope,
@@ -102,15 +102,15 @@ __global__ void __launch_bounds__(256) focal_level(
 // dz = (dctx + gate * daggregate) * slope, and dgate = the sum over channels of daggregate * ctx; a warp a token
 template <typename T, int V>
 __global__ void gated_gradient(
-    const T* dctx,  // null where it is the number `above` everywhere
+    const T* __restrict__ dctx,  // null where it is the number `above` everywhere
     Index dctx_image,
     Index dctx_token,  // 0 where all tokens of an image get the same
     T above,
-    const T* daggregate,
-    const T* gate,  // null where all are 1, and there is no dgate
+    const T* __restrict__ daggregate,
+    const T* __restrict__ gate,  // null where all are 1, and there is no dgate
     Index gate_pitch,
-    const T* ctx,
-    const T* slope,
+    const T* __restrict__ ctx,
+    const T* __restrict__ slope,
     T* dz,
     T* dgate,
     Index tokens,
@@ -144,7 +144,8 @@ __global__ void gated_gradient(
 // share (blockIdx.x) alone. Warp i of a block has row i of the kernel, and slides a window of K tokens along x.
 template <typename T, int V, int K>
 __global__ void depthwise_conv_weight(
-    const T* dz, const T* x, Index pitch, Index rows, Index share, int H, int W, int C, T* parts
+    const T* __restrict__ dz, const T* __restrict__ x, Index pitch, Index rows, Index share, int H, int W, int C,
+    T* parts
 ) {
     const int c = (blockIdx.y * LANES + threadIdx.x) * V, i = threadIdx.y;
     if (c >= C) return;
@@ -182,10 +183,10 @@ __global__ void depthwise_conv_weight(
 // aggregate = before + gate * ctx_global, which is one row for all tokens of an image
 template <typename T, int V>
 __global__ void global_level(
-    const T* ctx_global,
-    const T* gate,
+    const T* __restrict__ ctx_global,
+    const T* __restrict__ gate,
     Index gate_pitch,
-    const T* before,  // null where it is the number `start` everywhere
+    const T* __restrict__ before,  // null where it is the number `start` everywhere
     T start,
     T* aggregate,
     int tokens_of_image,
