@@ -28,6 +28,17 @@ def test_every_kernel_compiles_without_a_warning(architecture):
     assert code.startswith(b"\x7fELF")
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_float32_needs_no_memory_beside_registers(architecture):
+    """Kernels hold strips of tokens in arrays: one that did not fit into registers would be many times as slow."""
+    names = [name for name in instantiations() if "double" not in name]
+    options = f"--gpu-architecture={architecture}", "--ptxas-options=-v", *gpu.OPTIONS
+    _, log, _ = nvrtc.compile_source(gpu.read_source(), names, *options)
+    stacks = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert len(stacks) == len(names)
+    assert set(stacks) == {("0", "0", "0")}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
