@@ -2,8 +2,10 @@
 //
 // The threads of a block are fibers of one thread of the system: each runs until it waits at a barrier, and then the
 // next one does. They run in order or in reverse: a kernel that lacks a barrier gives something else in one of the two.
+// Of a kernel that is said to have no barrier, the threads are a loop.
 
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstring>
 #include <ucontext.h>
@@ -34,21 +36,23 @@ struct Group {
 
 struct Fiber {
     ucontext_t context;
+    jmp_buf place;  // where it goes on: jumps, unlike switches of contexts, ask nothing of the system
     Size index;
     Group *warp, *waits_for;
     int generation, number;
-    bool done;
+    bool begun, done;
 };
 
 const int STACK = 1 << 16, LARGEST_BLOCK = 1024, WARP = 32;
 
-ucontext_t scheduler;
+jmp_buf scheduler;
 Group block_group, warps[LARGEST_BLOCK / WARP];
 Fiber fibers[LARGEST_BLOCK], *current;
 std::vector<char> stacks(size_t(STACK) * LARGEST_BLOCK);
 double slots[LARGEST_BLOCK];  // what the lanes of a warp show each other
 void (*run)(void**);
 void** run_arguments;
+bool has_barriers, waited;  // what is said of a kernel, and whether it was wrong
 
 inline void open_if_complete(Group& group) {
     if (group.arrived < group.alive || group.alive == 0) return;
@@ -56,12 +60,20 @@ inline void open_if_complete(Group& group) {
     ++group.generation;
 }
 
+inline void pause() {
+    if (!_setjmp(current->place)) _longjmp(scheduler, 1);
+}
+
 inline void wait(Group& group) {
+    if (!has_barriers) {
+        waited = true;
+        return;
+    }
     ++group.arrived;
     current->waits_for = &group;
     current->generation = group.generation;
     open_if_complete(group);
-    swapcontext(&current->context, &scheduler);
+    pause();
 }
 
 inline void leave(Group& group) {
@@ -94,30 +106,50 @@ inline unsigned __float_as_uint(float value) {
 namespace host {
 
 inline void fiber_body() {
-    run(run_arguments);
-    current->done = true;
-    leave(*current->warp);
-    leave(block_group);
-    swapcontext(&current->context, &scheduler);
+    for (;;) {  // a thread of one block after the other
+        run(run_arguments);
+        current->done = true;
+        leave(*current->warp);
+        leave(block_group);
+        pause();
+    }
+}
+
+inline void resume(Fiber& fiber) {
+    if (_setjmp(scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack = {&stacks[size_t(fiber.number) * STACK], 0, size_t(STACK)};
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, fiber_body, 0);
+    setcontext(&fiber.context);
+}
+
+inline Size place_of(unsigned n) {
+    return {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
 }
 
 // Runs one block; false where threads wait for one that never comes.
 inline bool run_block(bool reversed) {
     const int threads = blockDim.x * blockDim.y * blockDim.z;
+    if (!has_barriers) {
+        for (int n = 0; n < threads; ++n) {
+            threadIdx = place_of(reversed ? threads - 1 - n : n);
+            run(run_arguments);
+        }
+        return true;
+    }
     block_group = {threads, 0, 0};
     for (int warp = 0; warp * WARP < threads; ++warp)
         warps[warp] = {threads - warp * WARP < WARP ? threads - warp * WARP : WARP, 0, 0};
     for (int n = 0; n < threads; ++n) {
         Fiber& fiber = fibers[n];
-        fiber.index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
+        fiber.index = place_of(n);
         fiber.warp = &warps[n / WARP];
         fiber.waits_for = nullptr;
         fiber.number = n;
         fiber.done = false;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack = {&stacks[size_t(n) * STACK], 0, size_t(STACK)};
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, fiber_body, 0);
     }
     for (int done = 0; done < threads;) {
         bool moved = false;
@@ -127,7 +159,7 @@ inline bool run_block(bool reversed) {
             fiber.waits_for = nullptr;
             current = &fiber;
             threadIdx = fiber.index;
-            swapcontext(&scheduler, &fiber.context);
+            resume(fiber);
             moved = true;
             done += fiber.done;
         }
@@ -150,6 +182,7 @@ struct Entry {
     const char* name;
     void (*run)(void**);
     int arguments;
+    bool has_barriers;
 };
 
 template <typename... Types>
@@ -157,7 +190,7 @@ constexpr int count_arguments(void (*)(Types...)) {
     return sizeof...(Types);
 }
 
-enum Status { FINE, UNKNOWN, WRONG_COUNT, DEADLOCK };
+enum Status { FINE, UNKNOWN, WRONG_COUNT, DEADLOCK, UNEXPECTED_BARRIER };
 
 inline Status launch(
     const Entry* entries, const char* name, const unsigned* grid, const unsigned* block, int count, void** arguments,
@@ -167,6 +200,8 @@ inline Status launch(
     if (!entries->name) return UNKNOWN;
     if (entries->arguments != count) return WRONG_COUNT;
     run = entries->run;
+    has_barriers = entries->has_barriers;
+    waited = false;
     run_arguments = arguments;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
@@ -174,7 +209,7 @@ inline Status launch(
         for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
             for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
                 if (!run_block(reversed)) return DEADLOCK;
-    return FINE;
+    return waited ? UNEXPECTED_BARRIER : FINE;
 }
 
 // cuBLAS's gemm: C = alpha op(A) op(B) + beta C, columns first

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ from minifocal.fused import gpu
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 TYPES, VECTORS, KERNEL_SIZES = ("float", "double"), (1, 4), (1, 3, 5, 7, 9)
+BARRIERS = (
+    *("column_sums", "row_products", "layer_norm", "layer_norm_backward", "gated_gradient"),
+    *("cross_entropy", "squares"),
+)
+"""Kernels whose threads wait for each other."""
 BY_ADDRESS = ("sgd_update", "adamw_update", "scale_gradients")
 """Kernels that change arrays which they find through a table of addresses: there are no copies, so they run once."""
 SHIM = Path(__file__).with_name("cuda_host.h")
@@ -54,13 +59,14 @@ def instantiations() -> list[str]:
 def compile_for_host(source: str, names: list[str]) -> ctypes.CDLL:
     """Compile kernels with the shim, once for all processes."""
     entries = "".join(
-        f'    {{"{name}", [](void** a) {{ host::call(&{name}, a); }}, host::count_arguments(&{name})}},\n'
+        f'    {{"{name}", [](void** a) {{ host::call(&{name}, a); }}, host::count_arguments(&{name}), '
+        f"{'true' if name.partition('<')[0] in BARRIERS else 'false'}}},\n"
         for name in names
     )
     text = f"""#include "{SHIM}"
 {source}
 static const host::Entry entries[] = {{
-{entries}    {{nullptr, nullptr, 0}}
+{entries}    {{nullptr, nullptr, 0, false}}
 }};
 extern "C" int host_launch(
     const char* name, const unsigned* grid, const unsigned* block, int count, void** arguments, int reversed
@@ -85,7 +91,7 @@ extern "C" int host_launch(
         try:
             code = folder / f"{key}.cpp"
             code.write_text(text)
-            options = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-ffp-contract=off"]
+            options = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
             built = library.with_suffix(".new")
             subprocess.run([COMPILER, *options, str(code), "-o", str(built)], check=True)
             os.replace(built, library)
@@ -161,6 +167,7 @@ class HostGpu:
         sizes = [(ctypes.c_uint * 3)(*(*size, 1, 1)[:3]) for size in (grid, block)]
         status = self.library.host_launch(kernel.encode(), *sizes, len(held), pointers, int(reverse))
         reason = ["", "is not compiled: add it to instantiations()", "takes another number of arguments", "deadlocks"]
+        reason.append("waits at a barrier: add it to BARRIERS")
         assert status == 0, f"{kernel} {reason[status]}"
         return [copy.content(kernel) for copy in copies]
 
@@ -200,13 +207,19 @@ class _Guarded:
         ctypes.memmove(self.address, area.start, self.size)
 
     def content(self, kernel: str) -> np.ndarray:
-        intact = all((band == self._pattern(band)).all() for band in self.bands)
+        intact = all(np.array_equal(band, self._pattern(band)) for band in self.bands)
         assert intact, f"{kernel} writes outside of its arrays"
         return self.memory[self.first : self.first + self.size]
 
     def _pattern(self, band: np.ndarray) -> np.ndarray:
-        odd = (band.ctypes.data + np.arange(band.size)) % 2
-        return np.where(odd, 0xFF, self.low_byte).astype(np.uint8)
+        odd = band.ctypes.data % 2
+        return _nan_bytes(self.low_byte)[odd : odd + band.size]
+
+
+@cache
+def _nan_bytes(low_byte: int) -> np.ndarray:
+    """Bytes that are NaN wherever a number of any type begins, on an even address."""
+    return np.tile(np.array([low_byte, 0xFF], dtype=np.uint8), GUARD + 64)
 
 
 class HostLibrary(StrictLibrary):
