@@ -3,6 +3,7 @@
 import numpy as np
 
 from minifocal.arrays import Array, get_array_module
+from minifocal.functional import context, depthwise_conv
 from minifocal.functional.activations import GeluCache
 from minifocal.functional.add import check_same_shape
 from minifocal.functional.context import FocalLevelCache, GlobalLevelCache, check_gate, check_maps
@@ -30,10 +31,15 @@ from minifocal.fused.gpu_calls import (
     vector_for,
 )
 
+LARGEST_KERNEL = 31
+"""The kernel sizes that a block has a warp for each row of. Larger ones, which nobody uses, are left to CuPy."""
+
 
 def depthwise_conv_forward(x: Array, weight: Array) -> tuple[Array, DepthwiseConvCache]:
     """As functional.depthwise_conv.depthwise_conv_forward."""
     check_depthwise_conv(x, weight)
+    if weight.shape[0] > LARGEST_KERNEL:
+        return depthwise_conv.depthwise_conv_forward(x, weight)
     return _convolve(x, weight, turned=False), DepthwiseConvCache(x, weight)
 
 
@@ -41,6 +47,8 @@ def depthwise_conv_backward(dz: Array, cache: DepthwiseConvCache) -> tuple[Array
     """As functional.depthwise_conv.depthwise_conv_backward; each warp has one row of the kernel's gradient."""
     check_same_shape(dz, cache.x)
     x, weight = cache
+    if weight.shape[0] > LARGEST_KERNEL:
+        return depthwise_conv.depthwise_conv_backward(dz, cache)
     upstream, (tokens, pitch) = in_order(dz), pitched(x)
     B, H, W, C = x.shape
     k = weight.shape[0]
@@ -83,6 +91,8 @@ def focal_level_forward(
     check_depthwise_conv(ctx_before, weight)
     check_gate(ctx_before, gate)
     check_maps(ctx_before, aggregate)
+    if weight.shape[0] > LARGEST_KERNEL:
+        return context.focal_level_forward(ctx_before, weight, gate, aggregate)
     x, pitch = pitched(ctx_before)
     taps, (before, start) = in_order(weight), array_or_number(aggregate, x)
     ctx, slope, new_aggregate = (empty(x.shape, x) for _ in range(3))

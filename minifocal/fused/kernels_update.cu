@@ -80,5 +80,6 @@ __global__ void scale_gradients(const Row* rows, const Chunk* chunks, const doub
     const Chunk chunk = chunks[blockIdx.x];
     T* grad = static_cast<T*>(rows[chunk.row].grad);
     const Index size = rows[chunk.row].size, last = chunk.start + CHUNK < size ? chunk.start + CHUNK : size;
-    for (Index at = chunk.start + threadIdx.x; at < last; at += blockDim.x) grad[at] *= T(*scale);
+    const T factor = T(*scale);
+    for (Index at = chunk.start + threadIdx.x; at < last; at += blockDim.x) grad[at] *= factor;
 }

@@ -6,7 +6,7 @@ that is said to be, and the order of threads makes no difference.
 
 import numpy as np
 import pytest
-from cases import CASES, ON_MAPS, B, C, H, W
+from cases import CASES, ON_MAPS, B, C, H, W, levels
 from homes import arrays
 from twins import LAYOUTS, Case, Normal, check_twins, go, make, op_of
 
@@ -68,6 +68,11 @@ def test_the_same_call_gives_the_same_bits(case, home):
     first, second = (arrays(home.get(go(*op, *given))) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("case", levels(1, 3, 2, 4, 33), ids=str)
+def test_kernels_beyond_a_block_are_left_to_the_reference(case, home):
+    check(case, "float64", home)
 
 
 def test_layer_norm_keeps_its_digits_where_the_mean_is_large(home):
