@@ -97,16 +97,18 @@ def asked(monkeypatch):
         Event=Event,
         MemoryPool=Pool,
         using_allocator=using_allocator,
+        alloc=lambda size: events.note("take", size) or SimpleNamespace(ptr=512),
         get_current_stream=lambda: default,
         get_elapsed_time=lambda start, stop: 250.0,
         device=SimpleNamespace(get_cublas_handle=lambda: 77),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    gpu._compile.cache_clear()
-    gpu._cublas.cache_clear()
+    kept = (gpu._compile, gpu._cublas, gpu._workspace)
+    for function in kept:
+        function.cache_clear()
     yield events
-    gpu._compile.cache_clear()
-    gpu._cublas.cache_clear()
+    for function in kept:
+        function.cache_clear()
 
 
 def test_a_kernel_is_compiled_once_and_launched_as_often_as_asked(asked):
@@ -194,7 +196,7 @@ def cublas(asked, host_compiled, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize("transpose_a", [False, True])
 @pytest.mark.parametrize("transpose_b", [False, True])
-def test_products_pass_through_the_interface_of_cublas(transpose_a, transpose_b, dtype, cublas, host_compiled):
+def test_products_pass_through_the_interface_of_cublas(transpose_a, transpose_b, dtype, cublas, asked, host_compiled):
     rng = np.random.default_rng(1)
     a, b = rng.standard_normal((3, 5)).astype(dtype), rng.standard_normal((5, 7)).astype(dtype)
     stored = [np.ascontiguousarray(x.T if turned else x) for x, turned in ((a, transpose_a), (b, transpose_b))]
@@ -203,6 +205,7 @@ def test_products_pass_through_the_interface_of_cublas(transpose_a, transpose_b,
     want = a.astype("float64") @ b.astype("float64")
     np.testing.assert_allclose(host_compiled.get(out), want, rtol=0, atol=40 * np.finfo(out.dtype).eps)
     assert cublas == ["libcublas.so.13"]
+    assert asked == [f"take {2**25}"]
 
 
 def test_an_error_of_cublas_is_raised(cublas):

@@ -65,6 +65,7 @@ def _say_that_kernels_are_compiled() -> None:
 _TYPES = {"float32": 0, "float64": 1, "float16": 2, "uint16": 14}  # cudaDataType; bfloat16 comes as its bits, uint16
 _COMPUTE_FLOAT32, _COMPUTE_FLOAT64, _COMPUTE_TF32 = 68, 70, 77  # cublasComputeType_t
 _DEFAULT_ALGORITHM = -1
+WORKSPACE_BYTES = 2**25  # what NVIDIA advises for its largest GPUs
 
 
 def multiply(
@@ -108,12 +109,22 @@ def multiply(
 
 
 def gemm(*arguments: Any) -> None:
-    """Call cublasGemmEx in the current stream, with all its arguments but the handle."""
+    """Call cublasGemmEx in the current stream, with all its arguments but the handle.
+
+    It gets room to work in that is always the same: else it would take some for itself, and in a recorded step perhaps
+    another way to sum than outside.
+    """
     cupy = import_cupy()
     handle = cupy.cuda.device.get_cublas_handle()
     library = _cublas(handle)
     _check(library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr))
+    _check(library.cublasSetWorkspace_v2(handle, _workspace(cupy.cuda.Device().id).ptr, WORKSPACE_BYTES))
     _check(library.cublasGemmEx(handle, *arguments))
+
+
+@cache
+def _workspace(device: int) -> Any:
+    return import_cupy().cuda.alloc(WORKSPACE_BYTES)
 
 
 @cache
@@ -126,6 +137,7 @@ def _cublas(handle: int) -> Any:
     library = ctypes.CDLL(f"cublas64_{major}.dll" if os.name == "nt" else f"libcublas.so.{major}")
     number, pointer = ctypes.c_int, ctypes.c_void_p
     library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
     library.cublasGemmEx.argtypes = [
         *(pointer, number, number, number, number, number),  # handle, transpositions, sizes
         *(pointer, pointer, number, number, pointer, number, number),  # alpha, A with type and pitch, B likewise
