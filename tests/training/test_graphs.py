@@ -87,6 +87,43 @@ def test_a_trainer_replays_its_steps(home):
     assert_same(*runs)
 
 
+def test_a_replayed_run_that_was_stopped_ends_with_the_same_bits(host_compiled, monkeypatch, tmp_path):
+    """Stopped in its second epoch: what is recorded anew after that makes no difference."""
+    host_compiled.take_the_place_of_cupy(monkeypatch)
+    rng = np.random.default_rng(4)
+    images, labels = rng.integers(0, 256, (19, 2, 12, 8)).astype("uint8"), rng.integers(0, 3, 19)
+    train, validation = (Dataset(images[p], labels[p], ("a", "b", "c")) for p in (slice(16), slice(16, 19)))
+    config = TrainConfig(epochs=3, batch_size=5, lr=0.05, warmup_steps=2)
+
+    def make(folder):
+        return Trainer(
+            build(host_compiled),
+            train,
+            validation,
+            Standardize.fit(train),
+            config,
+            folder=tmp_path / folder,
+            graph=True,
+        )
+
+    whole, stopped, resumed = make("whole"), make("stopped"), make("stopped")
+    assert whole.fit()
+    step, steps = stopped._step, []
+
+    def stopping(batch):
+        step(batch)
+        steps.append(1)
+        stopped._stop = len(steps) == 6  # as Ctrl-C does
+
+    stopped._step = stopping
+    assert not stopped.fit()
+    resumed.resume()
+    assert resumed.fit()
+    assert [r["train_loss"] for r in whole.history] == [r["train_loss"] for r in resumed.history]
+    for name, array in whole.model.state_dict().items():
+        np.testing.assert_array_equal(host_compiled.get(resumed.model.state_dict()[name]), host_compiled.get(array))
+
+
 def test_steps_whose_draws_stay_the_same_are_others(home, monkeypatch):
     """The comparison sees what is not brought to its place before a replay."""
     want = train(home, False)
