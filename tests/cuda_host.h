@@ -53,6 +53,7 @@ double slots[LARGEST_BLOCK];  // what the lanes of a warp show each other
 void (*run)(void**);
 void** run_arguments;
 bool has_barriers, waited;  // what is said of a kernel, and whether it was wrong
+bool misaligned;            // whether a vector lay at an address that is no multiple of its alignment
 
 inline void open_if_complete(Group& group) {
     if (group.arrived < group.alive || group.alive == 0) return;
@@ -190,7 +191,7 @@ constexpr int count_arguments(void (*)(Types...)) {
     return sizeof...(Types);
 }
 
-enum Status { FINE, UNKNOWN, WRONG_COUNT, DEADLOCK, UNEXPECTED_BARRIER };
+enum Status { FINE, UNKNOWN, WRONG_COUNT, DEADLOCK, UNEXPECTED_BARRIER, MISALIGNED };
 
 inline Status launch(
     const Entry* entries, const char* name, const unsigned* grid, const unsigned* block, int count, void** arguments,
@@ -201,7 +202,7 @@ inline Status launch(
     if (entries->arguments != count) return WRONG_COUNT;
     run = entries->run;
     has_barriers = entries->has_barriers;
-    waited = false;
+    waited = misaligned = false;
     run_arguments = arguments;
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
@@ -209,12 +210,27 @@ inline Status launch(
         for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
             for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
                 if (!run_block(reversed)) return DEADLOCK;
-    return waited ? UNEXPECTED_BARRIER : FINE;
+    return misaligned ? MISALIGNED : waited ? UNEXPECTED_BARRIER : FINE;
 }
+
+}  // namespace host
+
+// What the compiler calls where a pointer is not aligned as its type asks: a CPU would read on, a GPU stops.
+extern "C" void __ubsan_handle_type_mismatch_v1(void*, uintptr_t) { host::misaligned = true; }
+
+namespace host {
 
 // cuBLAS's gemm: C = alpha op(A) op(B) + beta C, columns first
 
-inline double number(const void* array, int type, size_t at) {
+const int TF32 = 77;  // CUBLAS_COMPUTE_32F_FAST_TF32
+
+inline double number(const void* array, int type, size_t at, int compute = 0) {
+    if (type == 0 && compute == TF32) {  // 10 bits after the point, ties away from zero
+        const unsigned bits = (__float_as_uint(static_cast<const float*>(array)[at]) + 0x1000u) & ~0x1fffu;
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        return value;
+    }
     if (type == 0) return static_cast<const float*>(array)[at];
     if (type == 1) return static_cast<const double*>(array)[at];
     const unsigned bits = static_cast<const uint16_t*>(array)[at];
@@ -239,7 +255,7 @@ extern "C" int cublasGemmEx(
 ) {
     // What cuBLAS asks of its arguments.
     if (lda < (transpose_a ? k : m) || ldb < (transpose_b ? n : k) || ldc < m || a_type != b_type) return 7;
-    if ((compute == 70) != (c_type == 1) || (compute != 68 && compute != 70 && compute != 77)) return 15;
+    if ((compute == 70) != (c_type == 1) || (compute != 68 && compute != 70 && compute != host::TF32)) return 15;
     const bool wide = c_type == 1;
     const double one = wide ? *static_cast<const double*>(alpha) : *static_cast<const float*>(alpha);
     const double kept = wide ? *static_cast<const double*>(beta) : *static_cast<const float*>(beta);
@@ -249,7 +265,7 @@ extern "C" int cublasGemmEx(
             for (int i = 0; i < k; ++i) {
                 const size_t in_a = transpose_a ? i + size_t(row) * lda : row + size_t(i) * lda;
                 const size_t in_b = transpose_b ? column + size_t(i) * ldb : i + size_t(column) * ldb;
-                sum += host::number(a, a_type, in_a) * host::number(b, b_type, in_b);
+                sum += host::number(a, a_type, in_a, compute) * host::number(b, b_type, in_b, compute);
             }
             const size_t at = row + size_t(column) * ldc;
             const double old = kept == 0 ? 0 : kept * host::number(c, c_type, at);

@@ -7,6 +7,7 @@ missing barrier.
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -91,9 +92,12 @@ extern "C" int host_launch(
         try:
             code = folder / f"{key}.cpp"
             code.write_text(text)
-            options = ["-O1", "-std=c++17", "-shared", "-fPIC", "-w", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
-            built = library.with_suffix(".new")
-            subprocess.run([COMPILER, *options, str(code), "-o", str(built)], check=True)
+            options = ["-O1", "-std=c++17", "-fPIC", "-w", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
+            options += ["-fsanitize=alignment"]
+            built, compiled = library.with_suffix(".new"), library.with_suffix(".o")
+            subprocess.run([COMPILER, *options, "-c", str(code), "-o", str(compiled)], check=True)
+            # Without the option: what it calls is in the shim.
+            subprocess.run([COMPILER, "-shared", str(compiled), "-o", str(built)], check=True)
             os.replace(built, library)
         finally:
             lock.unlink()
@@ -109,7 +113,9 @@ class HostGpu:
     """
 
     def __init__(self, source: str | None = None, names: list[str] | None = None) -> None:
-        self.library = compile_for_host(gpu.read_source() if source is None else source, names or instantiations())
+        source = gpu.read_source() if source is None else source
+        self.bounds = {name: int(n) for n, name in re.findall(r"__launch_bounds__\((\d+)\)\s+(\w+)\(", source)}
+        self.library = compile_for_host(source, names or instantiations())
         self.array_library = HostLibrary()
         self.launched: list[str] = []
 
@@ -123,7 +129,8 @@ class HostGpu:
 
     def _launch(self, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
         assert all(size >= 1 for size in (*grid, *block)), f"{kernel}: no such launch: {grid}, {block}"
-        assert np.prod(block) <= 1024, f"{kernel}: too many threads in a block: {block}"
+        most = self.bounds.get(kernel.partition("<")[0], 1024)
+        assert np.prod(block) <= most, f"{kernel}: more than {most} threads in a block: {block}"
         assert max(grid[1:], default=1) < 2**16, f"{kernel}: too many blocks: {grid}"
         orders = (True,) if kernel.partition("<")[0] in BY_ADDRESS else (False, True)
         results = [self._run(kernel, grid, block, arguments, reverse) for reverse in orders]
@@ -167,7 +174,7 @@ class HostGpu:
         sizes = [(ctypes.c_uint * 3)(*(*size, 1, 1)[:3]) for size in (grid, block)]
         status = self.library.host_launch(kernel.encode(), *sizes, len(held), pointers, int(reverse))
         reason = ["", "is not compiled: add it to instantiations()", "takes another number of arguments", "deadlocks"]
-        reason.append("waits at a barrier: add it to BARRIERS")
+        reason += ["waits at a barrier: add it to BARRIERS", "reads or writes a vector that is not aligned"]
         assert status == 0, f"{kernel} {reason[status]}"
         return [copy.content(kernel) for copy in copies]
 

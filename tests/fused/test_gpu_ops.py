@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from cases import CASES, ON_MAPS, B, C, H, W, levels
 from homes import arrays
-from twins import LAYOUTS, Case, Normal, check_twins, go, make, op_of
+from twins import LAYOUTS, Case, Normal, SameForAllTokens, check_twins, go, make, op_of
 
 from minifocal.errors import InputError
+from minifocal.fused import gpu_calls
 from minifocal.fused.gpu_ops import OVERRIDES
 from minifocal.ops import GPU_TABLE, REFERENCE, get_ops
 
@@ -27,6 +28,11 @@ OVERLAPPING = [
     )
     for size, stride, padding in ((3, 2, ((1, 2), (0, 1))), (2, 3, ((0, 0), (1, 0))), (7, 4, ((2, 2), (2, 2))))
 ]
+ONE_ROW = [  # a map of which one row for each image exists
+    Case("depthwise_conv", "of one row", (SameForAllTokens((B, H, W, C)), Normal((3, 3, C)))),
+    Case("modulate", "of one row", (SameForAllTokens((B, H, W, C)), Normal((B, H, W, C)))),
+    Case("global_level", "with one gate", (Normal((B, H, W, C)), SameForAllTokens((B, H, W, 1)), 0.0)),
+]
 LARGE = [  # more rows than one block sums, more channels than one block has
     Case("linear", "of many rows", (Normal((3, 11, 9, 5)), Normal((5, 37)), Normal((37,)))),
     Case("layer_norm", "of many rows", (Normal((3, 11, 9, 5)), Normal((5,)), Normal((5,)))),
@@ -35,7 +41,7 @@ LARGE = [  # more rows than one block sums, more channels than one block has
     Case("focal_level", "of tall maps", (Normal((1, 41, 9, 36)), Normal((5, 5, 36)), Normal((1, 41, 9, 1)), 0.5)),
     Case("global_level", "of many tokens", (Normal((2, 19, 17, 36)), Normal((2, 19, 17, 1)), 0.5)),
 ]
-ALL = [case for case in [*CASES, *LOSSES, *OVERLAPPING, *LARGE] if case.op in OVERRIDES]
+ALL = [case for case in [*CASES, *LOSSES, *OVERLAPPING, *ONE_ROW, *LARGE] if case.op in OVERRIDES]
 MAPS = [case for case in ON_MAPS if case.op in OVERRIDES]
 FUSED = get_ops(GPU_TABLE, "cuda")
 
@@ -59,6 +65,20 @@ def test_every_pairing_equals_the_reference(case, dtype, home):
 @pytest.mark.parametrize("case", MAPS, ids=str)
 def test_maps_may_lie_in_memory_as_they_like(case, layout, home):
     check(case, "float32", home, layout)
+
+
+@pytest.mark.parametrize("offset", range(4))
+def test_a_part_of_wider_rows_may_begin_anywhere(offset, home):
+    """Rows are multiples of a vector here, which may only be read at a multiple of 16 bytes."""
+    rng = np.random.default_rng(6)
+    wide, weight = (
+        rng.standard_normal((B, H, W, 12)).astype("float32"),
+        rng.standard_normal((3, 3, 8)).astype("float32"),
+    )
+    part = home.put(wide)[..., offset : offset + 8]
+    z, _ = FUSED.depthwise_conv.forward(part, home.put(weight))
+    want, _ = REFERENCE.depthwise_conv.forward(wide[..., offset : offset + 8], weight)
+    np.testing.assert_allclose(home.get(z), want, rtol=0, atol=9 * 16 * np.finfo("float32").eps)
 
 
 @pytest.mark.parametrize("case", MAPS, ids=str)
@@ -147,3 +167,10 @@ def test_arrays_of_two_dtypes_are_refused(home):
     with pytest.raises(InputError, match="linear: expected arrays of one dtype"):
         FUSED.linear.forward(x, matrix, bias)
     assert FUSED.depthwise_conv.forward(x, weight)[0].dtype == "float64"
+
+
+def test_sums_over_many_rows_keep_a_large_gpu_busy():
+    """A few thousand blocks, each of which has some rows to sum."""
+    for rows, groups in ((401_408, 3), (100_352, 6), (6_272, 24)):
+        share = gpu_calls.share_of(rows, groups)
+        assert 1000 < groups * -(-rows // share) <= 2048

@@ -10,7 +10,7 @@ from minifocal.ops import GPU_TABLE, get_ops
 
 EPS = float(np.finfo("float32").eps)
 ROWS, INNER, COLUMNS = 6, 37, 5
-# Ties of tf32 go away from zero on a GPU, and its products are not rounded where a compiler of the CPU makes them.
+# Ties of tf32 go away from zero on a GPU.
 HALF = [name for name in MANTISSA_BITS if name not in ("float32", "tf32")]
 
 
