@@ -5,6 +5,7 @@ import pytest
 from homes import HostCompiled
 
 from minifocal.functional.updates import UpdateRow
+from minifocal.fused import gpu
 from minifocal.ops import GPU_TABLE, REFERENCE, get_ops
 
 FUSED = get_ops(GPU_TABLE, "cuda")
@@ -117,3 +118,24 @@ def test_all_parameters_take_one_launch_and_one_table(host_compiled, monkeypatch
     elsewhere = [row._replace(grad=row.grad.copy()) for row in rows]
     step(FUSED, "sgd_update", elsewhere)
     assert len(moved) == 4
+
+
+def test_another_weight_decay_makes_another_table(home):
+    """An optimizer's may be changed between steps, while all arrays stay where they are."""
+    want, there = rows_of("sgd_update", "float64"), home.put(rows_of("sgd_update", "float64"))
+    for decay in (0.1, 0.4):
+        step(REFERENCE, "sgd_update", [row._replace(weight_decay=decay) for row in want])
+        step(FUSED, "sgd_update", [row._replace(weight_decay=decay) for row in there])
+    assert_same(home.get(there), want, "float64")
+
+
+def test_a_recording_keeps_the_table_that_it_reads(home, monkeypatch):
+    """The table is older than the recording, and others may push it out of those that are kept."""
+    kept = []
+    monkeypatch.setattr(gpu, "keep", kept.append)
+    gradients = home.put([row.grad for row in rows_of("sgd_update", "float32")])
+    for _ in range(2):
+        FUSED.clip(gradients, 1.0)
+    tables = {id(table) for table in kept}
+    assert len(tables) == 1
+    assert home.get(kept[0].chunks).shape == (8, 2)
