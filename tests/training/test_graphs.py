@@ -149,6 +149,18 @@ def test_a_replay_takes_the_draws_in_one_transfer_and_sends_nothing(host_compile
     assert library.to_host == []
 
 
+def test_batches_that_were_given_stay_as_they_were(home):
+    model = build(home)
+    step = StepGraph(model, SGD(model, 0.05))
+    given = [batch for batch in batches(home) if len(batch[1]) == 5]
+    before = [tuple(array.copy() for array in home.get(batch)) for batch in given]
+    for images, labels in given:
+        step(images, labels, None)
+    for batch, kept in zip(given, before, strict=True):
+        for array, copy in zip(home.get(batch), kept, strict=True):
+            np.testing.assert_array_equal(array, copy)
+
+
 def test_a_model_on_the_cpu_is_refused():
     model = FocalNet(CONFIG, init="zeros")
     with pytest.raises(
