@@ -116,7 +116,7 @@ def test_steps_for_a_gpu_are_steps(precision, micro, torch):
     images, labels = (torch.from_numpy(array) for array in micro.draw(MODES["train"]))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     step = gpu_peers._training(torch, model, model, images, labels, nullcontext, scaler)
-    loss = lambda: float(torch.nn.functional.cross_entropy(model(images), labels))  # noqa: E731
+    loss = lambda: float(torch.nn.functional.cross_entropy(model(images), labels).detach())  # noqa: E731
     before = loss()
     for _ in range(20):
         step()

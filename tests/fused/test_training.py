@@ -2,55 +2,24 @@
 
 import numpy as np
 import pytest
+from small_networks import NETWORKS, adamw, batches, build, distance, sgd
 
 from minifocal.arrays import random_generator
-from minifocal.models.config import FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.ops import list_ops
-from minifocal.training.optim import SGD, AdamW
 from minifocal.training.step import train_step
-
-STEPS, BATCH, CLASSES = 10, 5, 4
-NETWORKS = {
-    "focal": {},
-    "focal with every option": {
-        "use_conv_embed": True, "use_layerscale": True, "layerscale_value": 0.3, "use_postln": True,
-        "use_postln_in_modulation": True, "normalize_modulator": True, "mlp_act": "gelu_pytorch_tanh",
-    },
-    "sigmoid_gate": {"modulation": "sigmoid_gate"},
-    "box_mean": {"modulation": "box_mean"},
-}  # fmt: skip
 
 
 def train(table, network, make_optimizer, dtype="float32", **options):
     """Give the losses and all parameters after some steps on different batches."""
-    config = FocalNetConfig(
-        image_size=(20, 16), patch_size=4, in_chans=2, num_classes=CLASSES, embed_dim=12, depths=(1, 2),
-        focal_levels=(2, 1), focal_windows=(3, 5), drop_path_rate=0.3, drop_rate=0.1, **NETWORKS[network],
-    )  # fmt: skip
-    model = FocalNet(config, seed=1, init="lecun", dtype=dtype, ops=table, **options)
+    model = build(network, dtype, table, **options)
     assert model.ops.name == table
-    optimizer, rng, data = make_optimizer(model), random_generator(2), np.random.default_rng(3)
-    losses = []
-    for _ in range(STEPS):
-        images = data.standard_normal((BATCH, 2, 20, 16)).astype(dtype)
-        labels = data.integers(0, CLASSES, BATCH)
-        losses.append(train_step(model, optimizer, images, labels, rng, label_smoothing=0.1, clip_norm=5.0).loss)
+    optimizer, rng = make_optimizer(model), random_generator(2)
+    losses = [
+        train_step(model, optimizer, images, labels, rng, label_smoothing=0.1, clip_norm=5.0).loss
+        for images, labels in batches(dtype)
+    ]
     return {"losses": np.array(losses), **model.state_dict()}
-
-
-def sgd(model):
-    return SGD(model, 0.05, momentum=0.9, nesterov=True, weight_decay=1e-2)
-
-
-def adamw(model):
-    return AdamW(model, 1e-3, weight_decay=1e-2)
-
-
-def distance(got, want):
-    """The largest difference of any array, relative to its largest number."""
-    assert got.keys() == want.keys()
-    return max(float(np.abs(got[name] - want[name]).max() / np.abs(want[name]).max()) for name in want)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
