@@ -30,6 +30,7 @@ OVERLAPPING = [
 ]
 ONE_ROW = [  # a map of which one row for each image exists
     Case("depthwise_conv", "of one row", (SameForAllTokens((B, H, W, C)), Normal((3, 3, C)))),
+    Case("depthwise_conv", "of one row and one image", (SameForAllTokens((1, H, W, C)), Normal((3, 3, C)))),
     Case("modulate", "of one row", (SameForAllTokens((B, H, W, C)), Normal((B, H, W, C)))),
     Case("global_level", "with one gate", (Normal((B, H, W, C)), SameForAllTokens((B, H, W, 1)), 0.0)),
 ]
