@@ -75,19 +75,31 @@ def cases() -> list[KernelCase]:
     return [KernelCase(op, way, side, C, k) for op, k in ops for way in ("forward", "backward") for side, C in MAPS]
 
 
-def copy_bandwidth(device: str) -> float:
-    """Measure bytes a second of a large copy within the device's memory, those read plus those written."""
+def long_copy(device: str) -> Callable[[], None]:
+    """Give a function that copies COPY_BYTES within the device's memory."""
     source = to_device(np.ones(COPY_BYTES // 4, np.float32), device)
     target = source.copy()
 
     def copy() -> None:
         target[...] = source
 
+    return copy
+
+
+def copy_bandwidth(copy: Callable[[], None]) -> float:
+    """Measure bytes a second of a large copy, those read plus those written."""
     return 2 * COPY_BYTES / _median(copy)
 
 
-def measure(case: KernelCase, bandwidth: float, device: str) -> Throughput:
-    """Measure one case against the bandwidth of a copy, in bytes a second."""
+def measure(
+    case: KernelCase, bandwidth: float, device: str, ahead: Callable[[], None] = lambda: None
+) -> Throughput:
+    """Measure one case against the bandwidth of a copy, in bytes a second.
+
+    Args:
+        ahead: work for the device before each call. A kernel may take 15 microseconds, and the host 50 to launch it:
+            without anything ahead the device would wait, and the wait would be measured.
+    """
     sets = cycle([_inputs(case, device) for _ in range(max(1, math.ceil(CACHE_BYTES / case.least_bytes)))])
     op: Op = getattr(get_ops(GPU_TABLE, device), case.op)
 
@@ -98,7 +110,7 @@ def measure(case: KernelCase, bandwidth: float, device: str) -> Throughput:
         else:
             op.backward(*upstream, cache)
 
-    seconds = _median(run)
+    seconds = _median(run, ahead)
     return Throughput(case, 1000 * seconds, case.least_bytes / seconds / bandwidth, GOALS.get(case.title))
 
 
@@ -121,7 +133,11 @@ def _inputs(case: KernelCase, device: str) -> tuple[tuple[Array, ...], list[Arra
     return inputs, [x.copy() for _ in outputs], cache
 
 
-def _median(run: Callable[[], object]) -> float:
+def _median(run: Callable[[], object], ahead: Callable[[], None] = lambda: None) -> float:
     for _ in range(WARM_UPS):
         run()
-    return median(gpu.elapsed(run) for _ in range(ROUNDS))
+    seconds = []
+    for _ in range(ROUNDS):
+        ahead()
+        seconds.append(gpu.elapsed(run))
+    return median(seconds)

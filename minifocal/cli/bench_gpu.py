@@ -68,12 +68,13 @@ def kernels(args: argparse.Namespace) -> int:
     """Measure kernels against a copy; fail where a goal is missed."""
     use_device(args.device)
     listed = gpu_kernels.cases()
-    bandwidth = gpu_kernels.copy_bandwidth(args.device)
+    copy = gpu_kernels.long_copy(args.device)
+    bandwidth = gpu_kernels.copy_bandwidth(copy)
     found = []
     with _bar(len(listed), " kernels") as bar:
         for case in listed:
             bar.set_description(case.title)
-            found.append(gpu_kernels.measure(case, bandwidth, args.device))
+            found.append(gpu_kernels.measure(case, bandwidth, args.device, copy))
             bar.update()
     print(f"a copy moves {bandwidth / 1e12:.2f} TB/s, read and written; batch {gpu_kernels.BATCH}, float32")
     print(table(*gpu_results.kernels_table(found), left=3))

@@ -176,6 +176,16 @@ def test_the_share_is_of_the_bandwidth_of_a_copy(cuda_on_host, monkeypatch):
     assert found == Throughput(case, 500.0, 0.5, 0.70)
 
 
+def test_the_device_has_work_before_each_call_that_is_timed(cuda_on_host, monkeypatch):
+    """Else it would wait for the host, and the wait would be measured."""
+    monkeypatch.setattr(gpu_kernels, "BATCH", 1)
+    monkeypatch.setattr(gpu_kernels, "CACHE_BYTES", 1)
+    done = []
+    monkeypatch.setattr(gpu_kernels.gpu, "elapsed", lambda run: done.append("timed") or 0.5)
+    gpu_kernels.measure(KernelCase("gelu", "forward", 2, 4, 0), 1.0, "cuda", lambda: done.append("ahead"))
+    assert done == ["ahead", "timed"] * gpu_kernels.ROUNDS
+
+
 def test_inputs_take_turns_so_that_none_is_in_the_cache(cuda_on_host, monkeypatch):
     case = KernelCase("gelu", "forward", 2, 4, 0)
     monkeypatch.setattr(gpu_kernels, "BATCH", 1)
@@ -195,9 +205,14 @@ def test_the_stages_of_focalnet_tiny_are_measured():
 
 
 def test_a_missed_goal_is_shown_and_fails(cuda_on_host, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(gpu_kernels, "copy_bandwidth", lambda device: 3e12)
+    monkeypatch.setattr(gpu_kernels, "COPY_BYTES", 64)
+    monkeypatch.setattr(gpu_kernels, "copy_bandwidth", lambda copy: copy() or 3e12)
     shares = iter([0.8, 0.69, *[0.5] * 100])
-    measured = lambda case, bandwidth, device: Throughput(case, 1.0, next(shares), gpu_kernels.GOALS.get(case.title))  # noqa: E731
+
+    def measured(case, bandwidth, device, ahead):
+        ahead()
+        return Throughput(case, 1.0, next(shares), gpu_kernels.GOALS.get(case.title))
+
     monkeypatch.setattr(gpu_kernels, "measure", measured)
     assert main(["bench", "--kernels", "--device", "cuda", "--json", str(tmp_path / "k.json")]) == 1
     lines = capsys.readouterr().out.splitlines()
