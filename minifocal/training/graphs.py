@@ -10,6 +10,7 @@ from minifocal.arrays import Array, Generator, beside, device_of, get_array_modu
 from minifocal.errors import InputError
 from minifocal.fused import gpu
 from minifocal.layers.base import Layer
+from minifocal.ops import GPU_TABLE
 from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import Optimizer
 from minifocal.training.step import StepOutcome, StepRecord, step_gradients, train_step
@@ -30,7 +31,8 @@ class StepGraph:
         model: to train, on a GPU; it must stay there. optimizer: made for it.
         label_smoothing, clip_norm, scaler: as in train_step.
     Raises:
-        InputError: the model is not on a GPU.
+        InputError: the model is not on a GPU, or computes with another table than "cuda": the readable functions bring
+            numbers from the host (CuPy's `stack` of many arrays brings their addresses), which a replay would not.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class StepGraph:
         device = device_of(next(model.parameters()).data)
         if device == "cpu":
             raise InputError('a graph records the work of a GPU, but the model is on the CPU; use device "cuda"')
+        if model.ops.name != GPU_TABLE:
+            raise InputError(f'a graph records the table "{GPU_TABLE}", not "{model.ops.name}"; use ops "auto"')
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.options: dict[str, Any] = {
             "label_smoothing": label_smoothing,

@@ -85,7 +85,7 @@ class Trainer:
         listener: hears of every step and epoch.
         graph: replay each step in one launch, as StepGraph does; for a small model on a GPU.
     Raises:
-        InputError: a graph for a model on the CPU, a batch larger than the data, a warm-up as long as the training,
+        InputError: a graph for a model that StepGraph refuses, a batch larger than the data, a warm-up as long as the training,
             images that do not fit.
     """
 

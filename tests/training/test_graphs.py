@@ -169,6 +169,13 @@ def test_a_model_on_the_cpu_is_refused():
         StepGraph(model, SGD(model, 0.1))
 
 
+def test_another_table_is_refused(home):
+    model = build(home)
+    model.use_ops(get_ops("reference"))
+    with pytest.raises(InputError, match=r'^a graph records the table "cuda", not "reference"; use ops "auto"$'):
+        StepGraph(model, SGD(model, 0.1))
+
+
 def test_a_model_whose_arrays_were_replaced_is_refused(home):
     model = build(home)
     step = StepGraph(model, SGD(model, 0.05))
