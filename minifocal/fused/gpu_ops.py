@@ -66,7 +66,7 @@ def _linear_forward(x: Array, weight: Array, bias: Array, precision: str) -> tup
     check_linear(x, weight, bias)
     rows, shift = rows_of(x), in_order(bias)
     y = empty((rows.shape[0], shift.size), x)
-    _multiply(rows, weight, y, precision)
+    gpu.multiply(*_rounded(precision, rows, weight), y, tf32=precision == "tf32")
     over_numbers("add_bias", y, vector_for(shift.size, y, shift), y, shift, np.int32(shift.size))
     return y.reshape(*x.shape[:-1], shift.size), LinearCache(x, weight)
 
@@ -77,8 +77,9 @@ def _linear_backward(dy: Array, cache: LinearCache, precision: str) -> tuple[Arr
     check_shape(dy, (*x.shape[:-1], weight.shape[1]))
     rows, drows = rows_of(x), rows_of(dy)
     dx, dweight = empty(rows.shape, dy), empty(weight.shape, dy)
-    _multiply(drows, weight, dx, precision, transpose_b=True)
-    _multiply(rows, drows, dweight, precision, transpose_a=True)
+    a, b, upstream = _rounded(precision, rows, weight, drows)
+    gpu.multiply(upstream, b, dx, transpose_b=True, tf32=precision == "tf32")
+    gpu.multiply(a, upstream, dweight, transpose_a=True, tf32=precision == "tf32")
     dbias, _ = column_sums(drows)
     return dx.reshape(x.shape), dweight, dbias
 
@@ -97,18 +98,17 @@ def linear_with(precision: str) -> tuple[Any, Any]:
     return forward, backward
 
 
-def _multiply(a: Array, b: Array, out: Array, precision: str, **transposed: bool) -> None:
-    """Set out to the product of two matrices, whose numbers are rounded to a precision first."""
-    a, b = in_order(a), in_order(b)
-    if not a.dtype == b.dtype == out.dtype:
-        raise InputError(f"linear: expected arrays of one dtype, got {a.dtype}, {b.dtype} and {out.dtype}")
-    if precision != "float32" and out.dtype != "float32":
-        raise InputError(f'precision "{precision}" rounds float32 arrays, got {out.dtype}: use precision "float32"')
+def _rounded(precision: str, *matrices: Array) -> list[Array]:
+    """Give the operands of products, in order, in the type that holds a precision."""
+    dtype = matrices[0].dtype
+    if any(matrix.dtype != dtype for matrix in matrices):
+        raise InputError(f"linear: expected arrays of one dtype, got {', '.join(str(m.dtype) for m in matrices)}")
+    if precision != "float32" and dtype != "float32":
+        raise InputError(f'precision "{precision}" rounds float32 arrays, got {dtype}: use precision "float32"')
+    arrays = map(in_order, matrices)
     if precision == "float16":
-        a, b = a.astype("float16"), b.astype("float16")
-    elif precision == "bfloat16":
-        a, b = to_bfloat16(a), to_bfloat16(b)
-    gpu.multiply(a, b, out, tf32=precision == "tf32", **transposed)
+        return [array.astype("float16") for array in arrays]
+    return list(map(to_bfloat16, arrays) if precision == "bfloat16" else arrays)
 
 
 def to_bfloat16(x: Array) -> Array:
