@@ -174,7 +174,7 @@ def parts(folder: Path, scratch: Path) -> list[Part]:
 
     def bench(workload: str, mode: str, file: str, *precisions: str, memory: bool = True) -> list[str]:
         command = [*MINIFOCAL, "bench", "--device", "cuda", "--workload", workload, "--mode", mode]
-        options = ["--precision", *precisions, "--json", str(folder / file)]
+        options = ["--precision", *precisions, "--rounds", "9", "--json", str(folder / file)]
         return [*command, *options, *([] if memory else ["--no-memory"])]
 
     def shapes(device: str) -> list[str]:
