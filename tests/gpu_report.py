@@ -74,9 +74,9 @@ def clean_exit(wanted: str, numbers: str = r"") -> Callable[[Outcome], list[Line
 
 
 TRAIN_LINES = [
-    "{0}: training step at least {1} x torch eager",
-    "{0}: at least 0.9 x torch compiled",
-    "{0}: memory at most torch's",
+    "{}: training step at least 1.2 x torch eager",
+    "{}: at least 0.9 x torch compiled",
+    "{}: memory at most torch's",
 ]
 SMALL = "small, batch 256, graphed: training step at least 2 x torch eager"
 INFER = "tiny_srf, batch 128: inference at least 1.2 x torch eager"
@@ -84,7 +84,7 @@ INFER = "tiny_srf, batch 128: inference at least 1.2 x torch eager"
 
 def training_lines(label: str) -> list[str]:
     """The lines of a training step at full size."""
-    return [line.format(label, 1.2) for line in TRAIN_LINES]
+    return [line.format(label) for line in TRAIN_LINES]
 
 
 def judge_training(file: str, label: str) -> Callable[[Outcome], list[Line]]:

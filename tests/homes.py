@@ -83,7 +83,6 @@ class HostCompiled(Home):
         monkeypatch.setattr(device, "gemm", self.gpu.gemm)
         monkeypatch.setattr(device, "Recorder", lambda: HostRecorder(self.library))
         monkeypatch.setattr(device, "elapsed", on_the_clock)
-        monkeypatch.setattr(device, "synchronize", lambda: None)
         monkeypatch.setattr(device, "pool_bytes", lambda: 2**20)
         monkeypatch.setattr(gpu_calls, "BLOCKS", 5)  # so that few rows make shares of several, the last one shorter
 

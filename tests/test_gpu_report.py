@@ -40,7 +40,7 @@ def test_every_part_is_run_and_judged_whatever_the_others_do(card, monkeypatch, 
         Part("bad", python("print('2 failed'); raise SystemExit(3)"), 20, clean_exit("bad", "failed"), ["bad"]),
         Part("silent", python(""), 20, gpu_report.judge_small, ["silent"]),
         Part(
-            "slow", python("import time; print('begun', flush=True); time.sleep(60)"), 1, clean_exit("slow"), ["slow"]
+            "slow", python("import time; print('begun', flush=True); time.sleep(60)"), 5, clean_exit("slow"), ["slow"]
         ),
         Part("none", ["no-such-tool"], 20, clean_exit("none"), ["none"], needs="no-such-tool"),
         Part("last", python("print('done')"), 20, clean_exit("last"), ["last"]),

@@ -11,7 +11,6 @@ from minifocal.bench.measure import NotMeasuredError, interleave
 from minifocal.bench.peers import COMPILED, EAGER
 from minifocal.bench.processes import in_new_process
 from minifocal.bench.workloads import LEARNING_RATE, Mode, Workload
-from minifocal.errors import InputError
 from minifocal.fused import gpu
 from minifocal.fused.gpu_ops import to_bfloat16
 from minifocal.training.graphs import StepGraph
@@ -133,12 +132,3 @@ def _run_and_tell(candidate: str, workload: Workload, mode: Mode, precision: str
     for _ in range(MEMORY_STEPS):
         run()
     return gpu_peers.reserved_bytes() if candidate in PEERS else gpu.pool_bytes()
-
-
-def check_precisions(given: list[str]) -> list[str]:
-    """Give precisions once each. Raises InputError for one that does not exist."""
-    known = (*PRECISIONS, "float16")
-    for name in given:
-        if name not in known:
-            raise InputError(f"precision must be one of {', '.join(known)}, got {name!r}")
-    return list(dict.fromkeys(given))

@@ -5,8 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minifocal.arrays import check_device
 from minifocal.bench import check, peers, report, scaling
 from minifocal.bench.candidates import FLOOR, time_candidates
@@ -17,8 +15,9 @@ from minifocal.bench.processes import in_new_process, peak_memory, start_up
 from minifocal.bench.profile import WAYS, profile
 from minifocal.bench.workloads import GPU_DEFAULT_MODES, GPU_MODES, MODES, WORKLOADS, Workload
 from minifocal.cli import bench_gpu
-from minifocal.cli.common import add_device_argument, on_terminal, table
+from minifocal.cli.common import add_device_argument, progress_bar, table
 from minifocal.errors import InputError, check_integer
+from minifocal.functional.precision import PRECISIONS
 from minifocal.ops import TABLES, get_ops, list_ops
 from minifocal.threads import THREAD_VARIABLES
 from minifocal.viz.speed_pictures import draw_scaling, draw_speeds
@@ -59,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_device_argument(parser)
     parser.add_argument(
-        "--precision", nargs="+", help=f"of matrix products, on a GPU (default: {', '.join(GPU_PRECISIONS)})"
+        "--precision",
+        nargs="+",
+        choices=PRECISIONS,
+        help=f"of matrix products, on a GPU (default: {', '.join(GPU_PRECISIONS)})",
     )
     parser.add_argument("--against", choices=[TORCH, NOTHING], help="default: torch where it is installed")
     parser.add_argument(
@@ -131,7 +133,7 @@ def _compare(workloads: list[Workload], args: argparse.Namespace) -> int:
     candidates = [FLOOR, *_peers(args.against), *args.ops]
     rows, notes = [], []
     runs = len(workloads) * len(args.mode) * len(candidates) * (WARM_UPS + args.rounds)
-    with _bar(runs, " runs") as bar:
+    with progress_bar(runs, " runs") as bar:
         for workload in workloads:
             for mode in (MODES[name] for name in args.mode):
                 bar.set_description(f"{workload.name}, {mode.title}")
@@ -144,7 +146,7 @@ def _compare(workloads: list[Workload], args: argparse.Namespace) -> int:
             memory = _memory(workloads, candidates) if "train" in args.mode else {}
         except NotMeasuredError as error:
             notes.append(str(error))
-        with _bar(None, " starts") as bar:
+        with progress_bar(None, " starts") as bar:
             started = report.relative_start_up(start_up(peers.EAGER in candidates, bar.update))
     results = report.results(rows, args.rounds, memory, started)
     print(table(*report.results_table(results), left=3))
@@ -177,7 +179,7 @@ def _memory(workloads: list[Workload], candidates: list[str]) -> dict[str, dict[
     # The floor trains nothing; and of what torch.compile takes, most is the compiler's.
     training = [candidate for candidate in candidates if candidate not in (FLOOR, peers.COMPILED)]
     memory = {}
-    with _bar(len(workloads) * len(training), " processes") as bar:
+    with progress_bar(len(workloads) * len(training), " processes") as bar:
         for workload in workloads:
             peaks = {}
             for candidate in training:
@@ -190,7 +192,7 @@ def _memory(workloads: list[Workload], candidates: list[str]) -> dict[str, dict[
 def _check(workloads: list[Workload], tables: list[str], device: str) -> int:
     failed = False
     rows = []
-    with _bar(len(workloads) * (1 + len(tables)) * check.STEPS, " steps") as bar:
+    with progress_bar(len(workloads) * (1 + len(tables)) * check.STEPS, " steps") as bar:
         for workload in workloads:
             reference = check.train(workload, "reference", bar.update)
             for ops in tables:
@@ -223,7 +225,7 @@ def _scaling(args: argparse.Namespace) -> int:
     if len(args.ops) != 1:
         raise InputError(f"--scaling takes one table of operations: --ops {get_ops().name}")
     workloads = scaling.axes()
-    with _bar(scaling.count_runs(workloads, args.rounds), " runs") as bar:
+    with progress_bar(scaling.count_runs(workloads, args.rounds), " runs") as bar:
         results = scaling.measure_scaling(workloads, args.ops[0], args.rounds, bar.update)
     print(f"cost of each image and of each pixel with {args.ops[0]}, relative to the first size")
     print(table(*scaling.scaling_table(results)))
@@ -232,7 +234,3 @@ def _scaling(args: argparse.Namespace) -> int:
     if args.picture:
         draw_scaling(results["series"], args.picture)
     return 0
-
-
-def _bar(total: int | None, unit: str) -> tqdm:
-    return tqdm(total=total, unit=unit, disable=not on_terminal(), leave=False)

@@ -3,14 +3,12 @@
 import argparse
 import sys
 
-from tqdm import tqdm
-
 from minifocal.arrays import use_device
 from minifocal.bench import gpu_candidates, gpu_kernels, gpu_results, report
 from minifocal.bench.measure import WARM_UPS, NotMeasuredError
 from minifocal.bench.peers import COMPILED
 from minifocal.bench.workloads import GPU_DEFAULT_MODES, GPU_MODES, Workload
-from minifocal.cli.common import on_terminal, table
+from minifocal.cli.common import progress_bar, table
 from minifocal.viz.speed_pictures import draw_speeds
 
 
@@ -19,7 +17,7 @@ def compare(workloads: list[Workload], args: argparse.Namespace, torch: bool) ->
     use_device(args.device)
     workloads = [workload.for_gpu() for workload in workloads]
     rounds = args.rounds or gpu_candidates.ROUNDS
-    precisions = gpu_candidates.check_precisions(args.precision or list(gpu_candidates.PRECISIONS))
+    precisions = list(dict.fromkeys(args.precision or gpu_candidates.PRECISIONS))
     modes = [GPU_MODES[name] for name in args.mode or GPU_DEFAULT_MODES]
     plan = [
         (workload, mode, precision, gpu_candidates.candidates(mode, precision, torch))
@@ -28,7 +26,7 @@ def compare(workloads: list[Workload], args: argparse.Namespace, torch: bool) ->
         for precision in precisions
     ]
     rows, memory, notes = [], [], []
-    with _bar(sum(len(names) for *_, names in plan) * (WARM_UPS + rounds), " runs") as bar:
+    with progress_bar(sum(len(names) for *_, names in plan) * (WARM_UPS + rounds), " runs") as bar:
         for workload, mode, precision, names in plan:
             bar.set_description(f"{workload.name}, {mode.title}, {precision}")
             seconds, left_out = gpu_candidates.time_candidates(
@@ -43,7 +41,7 @@ def compare(workloads: list[Workload], args: argparse.Namespace, torch: bool) ->
         for workload, mode, precision, names in plan
         if mode.training and args.memory
     ]
-    with _bar(sum(len(names) for *_, names in training), " processes") as bar:
+    with progress_bar(sum(len(names) for *_, names in training), " processes") as bar:
         for workload, mode, precision, names in training:
             for name in names:
                 try:
@@ -71,7 +69,7 @@ def kernels(args: argparse.Namespace) -> int:
     copy = gpu_kernels.long_copy(args.device)
     bandwidth = gpu_kernels.copy_bandwidth(copy)
     found = []
-    with _bar(len(listed), " kernels") as bar:
+    with progress_bar(len(listed), " kernels") as bar:
         for case in listed:
             bar.set_description(case.title)
             found.append(gpu_kernels.measure(case, bandwidth, args.device, copy))
@@ -81,7 +79,3 @@ def kernels(args: argparse.Namespace) -> int:
     if args.json:
         report.write_json(args.json, gpu_results.kernels_json(found, bandwidth))
     return 1 if any(kernel.goal is not None and kernel.share < kernel.goal for kernel in found) else 0
-
-
-def _bar(total: int, unit: str) -> tqdm:
-    return tqdm(total=total, unit=unit, disable=not on_terminal(), leave=False)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from minifocal.data import DATASETS, Dataset, Splits
 from minifocal.data.dataset import stratified_split
 from minifocal.errors import InputError, check_option_names, one_line
@@ -32,6 +34,11 @@ def add_data_arguments(parser: argparse.ArgumentParser, default: str) -> None:
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+
+
+def progress_bar(total: int | None, unit: str) -> tqdm:
+    """Make a progress bar that goes away in the end; it is seen on a terminal only."""
+    return tqdm(total=total, unit=unit, disable=not on_terminal(), leave=False)
 
 
 def split_validation(splits: Splits) -> tuple[Dataset, Dataset]:

@@ -212,11 +212,6 @@ def keep(array: Array) -> None:
 # Measuring
 
 
-def synchronize() -> None:
-    """Wait for all work on the current device."""
-    import_cupy().cuda.Device().synchronize()
-
-
 def elapsed(run: Callable[[], object]) -> float:
     """Call a function; give the seconds that its work in the current stream took on the device."""
     cupy = import_cupy()
@@ -229,15 +224,7 @@ def elapsed(run: Callable[[], object]) -> float:
     return float(cupy.cuda.get_elapsed_time(start, stop)) / 1000.0
 
 
-def empty_pool() -> None:
-    """Give the memory that CuPy keeps for later back to the device."""
-    import_cupy().get_default_memory_pool().free_all_blocks()
-
-
 def pool_bytes() -> int:
-    """Count the bytes that CuPy has of the device's memory: the most that was in use since the pool was emptied.
-
-    The pool keeps what is given back, so it has grown to the peak.
-    """
+    """Count the bytes that CuPy has of the device's memory: its pools keep what is given back, so this is the peak."""
     pools = [import_cupy().get_default_memory_pool(), *(recorder.pool for recorder in _recorders)]
     return sum(int(pool.total_bytes()) for pool in pools)

@@ -10,9 +10,9 @@ from minifocal.arrays import Array, get_array_module
 from minifocal.functional import updates
 from minifocal.functional.updates import UpdateRow
 from minifocal.fused import gpu
+from minifocal.fused.gpu_calls import C_TYPES, THREADS
 
 CHUNK = 4096  # numbers of a block, as in kernels.cuh
-THREADS = 256
 TABLES_KEPT = 8
 
 
@@ -87,9 +87,10 @@ def unscale(gradients: Sequence[Array], scale: Array) -> Array:
 
 
 def _launch(kernel: str, rows: Sequence[UpdateRow], *arguments: Any) -> None:
-    c_type = {"float32": "float", "float64": "double"}[rows[0].data.dtype.name]
     table = _table(rows)
-    gpu.launch(f"{kernel}<{c_type}>", table.grid, (THREADS,), table.rows, table.chunks, *arguments)
+    gpu.launch(
+        f"{kernel}<{C_TYPES[rows[0].data.dtype.name]}>", table.grid, (THREADS,), table.rows, table.chunks, *arguments
+    )
 
 
 def _lie_in_order(rows: Sequence[UpdateRow]) -> bool:

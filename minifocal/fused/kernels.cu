@@ -99,7 +99,7 @@ __global__ void column_sums(
     Index share,
     Index C,
     T scale,
-    T* sums,     // null where they are not wanted
+    T* sums,
     T* products  // null where there is no y
 ) {
     __shared__ T parts[2][WALKERS][LANES];
@@ -122,7 +122,7 @@ __global__ void column_sums(
         sum += parts[0][walker][threadIdx.x];
         product += parts[1][walker][threadIdx.x];
     }
-    if (sums) sums[blockIdx.x * C + c] = scale * sum;
+    sums[blockIdx.x * C + c] = scale * sum;
     if (products) products[blockIdx.x * C + c] = scale * product;
 }
 

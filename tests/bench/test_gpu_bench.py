@@ -123,7 +123,6 @@ def test_check_holds_a_device_against_the_cpu(tiny, capsys):
         (["--scaling", "--workload", "small"], "--scaling makes no use of --workload; leave it out"),
         (["--check", "--rounds", "9", "--no-memory"], "--check makes no use of --rounds, --memory; leave it out"),
         (["--kernels", "--device", "cuda", "--rounds", "9"], "--kernels makes no use of --rounds; leave it out"),
-        (["--device", "cuda", "--precision", "fp8"], "precision must be one of float32, tf32, bfloat16, float16"),
         (["--device", "gpu"], 'device must be "cpu", "cuda" or "cuda:N"'),
         (["--ops", "cuda"], 'ops "cuda" computes on a GPU, but the device is cpu'),
         (["--mode", "infer"], "mode infer is for a GPU"),

@@ -76,6 +76,7 @@ def refused(capsys, *arguments):
         ),
         (["train", "--model", "focalnet_tiny_srf", "--modulation", "focal"], "not allowed with argument"),
         (["train", "--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
+        (["bench", "--device", "cuda", "--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
         (["train", "--precision", "tf32", "--dtype", "float64"], "is for networks in float32, got dtype"),
         (["train", "--device", "tpu"], 'device must be "cpu", "cuda" or "cuda:N"'),
         (["train", "--resume"], "there is no run under runs to resume"),
