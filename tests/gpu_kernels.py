@@ -17,6 +17,7 @@ TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "fused")]
 
 from cases import elementwise, levels, maps  # noqa: E402
+from cuda_host import COMPILER  # noqa: E402
 from homes import Gpu, Home, HostCompiled, map_arrays  # noqa: E402
 from twins import Case, Normal, check_twins, op_of  # noqa: E402
 
@@ -79,6 +80,8 @@ def main() -> int:
     args = parser.parse_args()
     try:
         if args.host:
+            if COMPILER is None:
+                raise InputError("--host needs a C++ compiler on Linux: CXX names one")
             home: Home = HostCompiled()
             home.take_the_place_of_cupy(pytest.MonkeyPatch())  # type: ignore[attr-defined]
         else:
