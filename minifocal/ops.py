@@ -126,8 +126,8 @@ def get_ops(name: str = "auto", device: str = "cpu", precision: str = "float32")
     if name == REFERENCE.name:
         return REFERENCE
     if (name == GPU_TABLE) != (device != "cpu"):
-        place = "a GPU" if name == GPU_TABLE else "the CPU"
-        raise InputError(f'ops "{name}" computes on {place}, but the device is {device}; use ops "auto"')
+        place, instead = ("a GPU", 'device "cuda", or ') if name == GPU_TABLE else ("the CPU", "")
+        raise InputError(f'ops "{name}" computes on {place}, but the device is {device}; use {instead}ops "auto"')
     return _load(name)
 
 

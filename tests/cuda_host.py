@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -24,7 +24,7 @@ from strict_array import StrictArray, StrictLibrary
 
 from minifocal.fused import gpu
 
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+COMPILER = (os.environ.get("CXX") or shutil.which("g++")) if sys.platform == "linux" else None
 TYPES, VECTORS, KERNEL_SIZES = ("float", "double"), (1, 4), (1, 3, 5, 7, 9)
 BARRIERS = (
     *("column_sums", "row_products", "layer_norm", "layer_norm_backward", "gated_gradient"),
@@ -35,7 +35,7 @@ BY_ADDRESS = ("sgd_update", "adamw_update", "scale_gradients")
 """Kernels that change arrays which they find through a table of addresses: there are no copies, so they run once."""
 SHIM = Path(__file__).with_name("cuda_host.h")
 GUARD = 1 << 14  # bytes around the copy of an array: more than the threads of a block reach
-PATIENCE = 600  # seconds to wait for another process that compiles
+OPTIONS = ["-O1", "-std=c++17", "-fPIC", "-w", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-fsanitize=alignment"]
 
 
 def instantiations() -> list[str]:
@@ -76,31 +76,24 @@ extern "C" int host_launch(
 }}
 """
     assert COMPILER is not None
-    key = sha256((text + SHIM.read_text() + COMPILER).encode()).hexdigest()[:16]
+    import fcntl  # as COMPILER, on Linux only
+
+    key = sha256((text + SHIM.read_text() + COMPILER + str(OPTIONS)).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"minifocal-kernels-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{key}.so"
     lock = folder / f"{key}.lock"
-    wait_until = time.monotonic() + PATIENCE
-    while not library.exists():
-        try:
-            lock.touch(exist_ok=False)
-        except FileExistsError:  # another process compiles it
-            assert time.monotonic() < wait_until, f"{lock} is in the way: remove it"
-            time.sleep(0.1)
-            continue
-        try:
-            code = folder / f"{key}.cpp"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when this process ends, however it does
+        if not library.exists():
+            code, compiled, linked = (library.with_suffix(suffix) for suffix in (".cpp", ".o", ".new"))
             code.write_text(text)
-            options = ["-O1", "-std=c++17", "-fPIC", "-w", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
-            options += ["-fsanitize=alignment"]
-            built, compiled = library.with_suffix(".new"), library.with_suffix(".o")
-            subprocess.run([COMPILER, *options, "-c", str(code), "-o", str(compiled)], check=True)
-            # Without the option: what it calls is in the shim.
-            subprocess.run([COMPILER, "-shared", str(compiled), "-o", str(built)], check=True)
-            os.replace(built, library)
-        finally:
-            lock.unlink()
+            subprocess.run([COMPILER, *OPTIONS, "-c", str(code), "-o", str(compiled)], check=True)
+            # Without the options: what the check of alignments calls is in the shim.
+            subprocess.run([COMPILER, "-shared", str(compiled), "-o", str(linked)], check=True)
+            code.unlink()
+            compiled.unlink()
+            os.replace(linked, library)
     return ctypes.CDLL(str(library))
 
 

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -68,6 +69,9 @@ def asked(monkeypatch):
         def total_bytes(self):
             return 300
 
+        def free_all_blocks(self):
+            events.note("free")
+
     @contextmanager
     def using_allocator(malloc):
         events.note("private memory")
@@ -100,6 +104,7 @@ def asked(monkeypatch):
         device=SimpleNamespace(get_cublas_handle=lambda: 77),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(gpu, "_recorders", WeakSet())
     kept = (gpu._compile, gpu._cublas, gpu._workspace)
     for function in kept:
         function.cache_clear()
@@ -129,7 +134,7 @@ def test_a_recording_is_rehearsed_in_its_own_stream_and_memory(asked):
     result, replay = recorder.record(lambda: asked.note("work") or "result")
     assert result == "result"
     assert asked == [
-        "record on default", "own waits for event of default", "enter own", "private memory", "work",
+        "free", "record on default", "own waits for event of default", "enter own", "private memory", "work",
         "begin on own", "work",
         "end on own", "common memory", "leave own", "record on own", "default waits for event of own",
     ]  # fmt: skip

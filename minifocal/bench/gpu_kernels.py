@@ -91,9 +91,7 @@ def copy_bandwidth(copy: Callable[[], None]) -> float:
     return 2 * COPY_BYTES / _median(copy)
 
 
-def measure(
-    case: KernelCase, bandwidth: float, device: str, ahead: Callable[[], None] = lambda: None
-) -> Throughput:
+def measure(case: KernelCase, bandwidth: float, device: str, ahead: Callable[[], None] = lambda: None) -> Throughput:
     """Measure one case against the bandwidth of a copy, in bytes a second.
 
     Args:

@@ -53,7 +53,7 @@ NETWORK_OPTIONS: dict[str, tuple[Any, str]] = {
 }
 EXECUTION_OPTIONS = ("device", "ops", "recompute_levels", "precision", "graph")
 """Options of how to compute. They change nothing of what is kept with a run, so it may be resumed with others; it ends
-with the same bits only with the same (but for recompute_levels, which changes none)."""
+with the same bits only with the same (but for recompute_levels and graph, which change none)."""
 
 TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "epochs": (int, "passes over the training images"),

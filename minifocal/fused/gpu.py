@@ -177,12 +177,14 @@ class Recorder:
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """Call a function twice: once to prepare all that it needs, once to record it.
 
-        Nothing may come from the host or go there meanwhile.
+        Nothing may come from the host or go there meanwhile. Memory that CuPy keeps for later is given back first: the
+        recording takes as much again.
 
         Returns:
             what the function returns, arrays that each replay fills anew; and the function that replays, in the
             current stream.
         """
+        import_cupy().get_default_memory_pool().free_all_blocks()
         with self.in_stream(), import_cupy().cuda.using_allocator(self.pool.malloc):
             function()
             self.stream.begin_capture()

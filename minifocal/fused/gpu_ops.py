@@ -1,6 +1,6 @@
 """The operations on a GPU: each launches kernels of `kernels*.cu`; matrix products are cuBLAS's.
 
-What is missing here is one pass over memory in CuPy as it stands in `functional/`.
+What is missing here is one pass over memory in CuPy as it stands in `functional/`; box_mean alone is several.
 """
 
 from typing import Any
@@ -66,7 +66,8 @@ def _linear_forward(x: Array, weight: Array, bias: Array, precision: str) -> tup
     check_linear(x, weight, bias)
     rows, shift = rows_of(x), in_order(bias)
     y = empty((rows.shape[0], shift.size), x)
-    gpu.multiply(*_rounded(precision, rows, weight), y, tf32=precision == "tf32")
+    a, b = _rounded(precision, rows, weight)
+    gpu.multiply(a, b, y, tf32=precision == "tf32")
     over_numbers("add_bias", y, vector_for(shift.size, y, shift), y, shift, np.int32(shift.size))
     return y.reshape(*x.shape[:-1], shift.size), LinearCache(x, weight)
 

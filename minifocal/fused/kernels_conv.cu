@@ -143,7 +143,7 @@ __global__ void gated_gradient(
 // The first stage of dweight[i, j, c] = sum of dz[b, h, w, c] x[b, h + i - K/2, w + j - K/2, c]: over the rows of a
 // share (blockIdx.x) alone. Warp i of a block has row i of the kernel, and slides a window of K tokens along x.
 template <typename T, int V, int K>
-__global__ void depthwise_conv_weight(
+__global__ void __launch_bounds__(LANES * K) depthwise_conv_weight(
     const T* __restrict__ dz, const T* __restrict__ x, Index pitch, Index rows, Index share, int H, int W, int C,
     T* parts
 ) {

@@ -91,7 +91,8 @@ class FocalNet(Layer):
         init: "official", "glorot", "lecun" (small networks) or "zeros" (to be loaded).
         dtype: "float32" or "float64"; images must have the same.
         device: "cpu", "cuda" or "cuda:N".
-        ops: the table of operations: "reference", "numpy", "numba", or "auto" for the fastest that is present.
+        ops: the table of operations: "reference", "numpy", "numba", "cuda", or "auto" for the fastest that is present
+            for the device.
         recompute_levels: keep nothing of the focal levels for the way back, but compute them again there: less memory
             in training, more time.
         precision: what the operands of matrix products are rounded to: "float32" (not at all), "tf32", "bfloat16" or

@@ -60,7 +60,11 @@ class StepGraph:
         self._recordings: dict[Any, _Recording] = {}
 
     def __call__(self, images: Array, labels: Array, rng: Generator | None) -> StepRecord:
-        """Make one step. Arguments and result as for train_step."""
+        """Make one step. Arguments and result as for train_step.
+
+        Raises:
+            InputError: an array of the model was replaced since a step of this size was recorded.
+        """
         size = (images.shape, rng is None)
         if size not in self._draws:
             watched: Any = None if rng is None else _Watched(rng)

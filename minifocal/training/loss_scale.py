@@ -17,7 +17,7 @@ class LossScaler:
     halved; after GROW_AFTER good steps in a row it is doubled. A power of two changes no bit of what neither over- nor
     underflows.
 
-    Its state are scalar arrays beside the parameters, and no decision waits for a device.
+    Its state is two scalar arrays beside the parameters, so that no decision waits for a device.
 
     Args:
         model: to train, on its device.

@@ -85,8 +85,8 @@ class Trainer:
         listener: hears of every step and epoch.
         graph: replay each step in one launch, as StepGraph does; for a small model on a GPU.
     Raises:
-        InputError: a graph for a model that StepGraph refuses, a batch larger than the data, a warm-up as long as the training,
-            images that do not fit.
+        InputError: a graph for a model that StepGraph refuses, a batch larger than the data, a warm-up as long as the
+            training, images that do not fit.
     """
 
     def __init__(

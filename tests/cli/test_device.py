@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 import minifocal as mf
 from minifocal.cli import main
+from minifocal.cli.train import PlainLines
 
 COUNTS = {"dark": 9, "light": 8}
 
@@ -50,10 +52,31 @@ def test_training_on_a_device_is_training_on_the_cpu(options, images, cuda_on_ho
     np.testing.assert_allclose(losses(tmp_path / "gpu"), losses(tmp_path / "cpu"), rtol=1e-4)
 
 
-def test_a_run_goes_on_on_a_device_and_is_evaluated_there_and_here(images, cuda_on_host, tmp_path, capsys):
+@pytest.mark.parametrize("options", [[], ["--graph"], ["--precision", "float16", "--graph"]], ids=str)
+def test_a_run_that_is_stopped_on_a_device_goes_on_as_it_says(
+    options, images, cuda_on_host, tmp_path, monkeypatch, capsys
+):
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert train(images, straight, "--device", "cuda", *options) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(PlainLines, "on_epoch", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert train(images, stopped, "--device", "cuda", *options) == 130
+    assert len(losses(stopped)) == 1
+    (said,) = re.findall(r"go on with: minifocal (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert said == " ".join(["train --resume --out", str(stopped), "--device cuda", *options])
+    assert main(said.split()) == 0
+    assert losses(stopped) == losses(straight)
+
+
+def test_a_run_that_diverges_on_a_device_says_so_in_one_line(images, cuda_on_host, tmp_path, capsys):
+    assert train(images, tmp_path / "run", "--device", "cuda", "--lr", "1e30") == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"minifocal train: .* is nan in epoch 1; try a smaller learning rate .*\n", err)
+
+
+def test_a_run_on_a_device_is_evaluated_there_and_here(images, cuda_on_host, tmp_path, capsys):
     out = tmp_path / "run"
     assert train(images, out, "--device", "cuda") == 0
-    assert main(["train", "--resume", "--out", str(out), "--device", "cuda", "--graph"]) == 0
     capsys.readouterr()
     for device in ("cuda", "cpu"):
         assert main(["evaluate", str(out), "--device", device]) == 0

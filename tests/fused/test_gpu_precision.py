@@ -5,11 +5,14 @@ import pytest
 
 from minifocal.errors import InputError
 from minifocal.functional.precision import MANTISSA_BITS, round_to
+from minifocal.fused import gpu
 from minifocal.fused.gpu_ops import to_bfloat16
 from minifocal.ops import GPU_TABLE, get_ops
 
 EPS = float(np.finfo("float32").eps)
-ROWS, INNER, COLUMNS = 6, 37, 5
+INNER, COLUMNS = 37, 5
+CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF = 0, 2, 14  # as in library_types.h of CUDA
+CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 = 68, 77  # as in cublas_api.h
 # Ties of tf32 go away from zero on a GPU.
 HALF = [name for name in MANTISSA_BITS if name not in ("float32", "tf32")]
 
@@ -37,6 +40,17 @@ def test_products_of_half_precision_are_the_readable_ones(precision, home):
         assert one.dtype == "float32"
         np.testing.assert_allclose(one, other, rtol=0, atol=2 * INNER * EPS * np.abs(other).max())
     assert np.abs(want[0] - exact[0]).max() > 20 * INNER * EPS  # it would be seen if nothing were rounded
+
+
+@pytest.mark.parametrize("precision", MANTISSA_BITS)
+def test_cublas_may_round_where_tf32_is_asked_for_and_nowhere_else(precision, host_compiled, monkeypatch):
+    host_compiled.take_the_place_of_cupy(monkeypatch)
+    asked, multiply = [], gpu.gemm
+    monkeypatch.setattr(gpu, "gemm", lambda *given: asked.append((given[7], given[-2])) or multiply(*given))
+    both_ways(get_ops(GPU_TABLE, "cuda", precision), host_compiled, *draw())
+    operands = {"bfloat16": CUDA_R_16BF, "float16": CUDA_R_16F}.get(precision, CUDA_R_32F)
+    compute = CUBLAS_COMPUTE_32F_FAST_TF32 if precision == "tf32" else CUBLAS_COMPUTE_32F
+    assert asked == [(operands, compute)] * 3
 
 
 @pytest.mark.parametrize("precision", MANTISSA_BITS)

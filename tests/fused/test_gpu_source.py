@@ -39,6 +39,16 @@ def test_float32_needs_no_memory_beside_registers(architecture):
     assert set(stacks) == {("0", "0", "0")}
 
 
+@pytest.mark.parametrize("k", [9, 11, 15, 31])
+@pytest.mark.parametrize("c_type", ["float", "double"])
+def test_a_block_of_a_large_kernel_has_registers_enough(c_type, k):
+    """A block has 65536, given out by eights to a thread; with more the launch would be refused."""
+    options = "--gpu-architecture=sm_90", "--ptxas-options=-v", *gpu.OPTIONS
+    _, log, _ = nvrtc.compile_source(gpu.read_source(), [f"depthwise_conv_weight<{c_type}, 4, {k}>"], *options)
+    (used,) = re.findall(r"depthwise_conv_weight.*?Used (\d+) registers", log, re.DOTALL)
+    assert -(-int(used) // 8) * 8 * gpu_calls.LANES * k <= 65536
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -52,7 +62,7 @@ def test_a_warning_and_an_error_are_seen(text, said):
 
 
 def test_every_kernel_of_the_source_is_compiled_and_tested():
-    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)\(", gpu.read_source())
+    kernels = re.findall(r"__global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", gpu.read_source())
     assert set(kernels) == {name.partition("<")[0] for name in instantiations()}
 
 

@@ -52,7 +52,9 @@ def test_a_fast_table_is_for_the_cpu_or_for_a_gpu(device):
     assert get_ops("reference", device) is REFERENCE
     assert get_ops("auto", device) is get_ops("cuda", device)
     assert not get_ops("cuda", device).threaded
-    with pytest.raises(InputError, match=r'^ops "cuda" computes on a GPU, but the device is cpu; use ops "auto"$'):
+    with pytest.raises(
+        InputError, match=r'^ops "cuda" computes on a GPU, but the device is cpu; use device "cuda", or ops "auto"$'
+    ):
         get_ops("cuda")
     for name in ("numpy", "numba"):
         with pytest.raises(InputError, match=rf'^ops "{name}" computes on the CPU, but the device is {device};'):
