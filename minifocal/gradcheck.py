@@ -154,8 +154,7 @@ def check_gradients(
     check_integer("directions", directions, at_least=1)
     if step is not None and not 0.0 < step < math.inf:
         raise InputError(f"step must be above 0 and finite, got {step}")
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    _check_method(method)
     rng = rng or random_generator(DEFAULT_SEED)
     values = list(named.values())
     kept = [array.copy() for array in values]
@@ -179,6 +178,49 @@ def check_gradients(
         entries = () if fault else _compare(gradient, position, slope, rng, elementwise, directions)
         checks.append(ArrayCheck(name, tuple(array.shape), entries, tolerance, fault))
     return GradientReport(tuple(checks))
+
+
+def numeric_gradients(
+    forward: Callable[..., tuple[Array, Any]],
+    arrays: Mapping[str, Array],
+    dy: Array,
+    *,
+    method: str = "central",
+) -> dict[str, Array]:
+    """Differentiate <dy, forward> by every element of every array, with no backward function.
+
+    Args:
+        forward: (*arrays) -> (y, cache), as for check_gradients.
+        arrays: float64 arrays by name, in the order in which forward takes them.
+        dy: the upstream gradient, shape of y.
+        method: "central" or "complex".
+    Returns:
+        the gradients by name, each with the shape of its array.
+    Raises:
+        InputError: an array is not float64, or an unknown method.
+    """
+    _require_float64(arrays)
+    _check_method(method)
+    values = list(arrays.values())
+
+    def slope(position: int, direction: Array) -> float:
+        return _slope(forward, values, position, direction, dy, method, None)
+
+    return {name: _slopes(array, position, slope) for position, (name, array) in enumerate(arrays.items())}
+
+
+def compare_arrays(name: str, analytic: Any, numeric: Array, tolerance: float = 1e-7) -> ArrayCheck:
+    """Compare an array with what it should be, element by element, by the measure of check_gradients.
+
+    Args:
+        name: what it is called in the report.
+        analytic: the array in question; anything else is a fault.
+        numeric: what it should be.
+        tolerance: largest relative error that passes.
+    """
+    fault = _fault(analytic, numeric)
+    entries = () if fault else _compare_elements(analytic, numeric)
+    return ArrayCheck(name, tuple(numeric.shape), entries, tolerance, fault)
 
 
 def check_layer(
@@ -288,20 +330,38 @@ def _compare(
     elementwise: bool,
     directions: int,
 ) -> tuple[Entry, ...]:
-    xp = get_array_module(gradient)
-    pairs: list[tuple[tuple[int, ...] | None, float, float]] = []
     if elementwise:
-        for index in product(*map(range, gradient.shape)):
-            direction = xp.zeros(gradient.shape)
-            direction[index] = 1.0
-            pairs.append((index, float(gradient[index]), slope(position, direction)))
-        scale = math.sqrt(sum(numeric**2 for _, _, numeric in pairs) / max(len(pairs), 1))
-    else:
-        for _ in range(directions):
-            direction = like(rng.standard_normal(gradient.shape), gradient)
-            pairs.append((None, float((gradient * direction).sum()), slope(position, direction)))
-        scale = math.sqrt(float((gradient * gradient).sum()))
-    entries = [Entry(index, a, n, _relative_error(a, n, scale)) for index, a, n in pairs]
+        return _compare_elements(gradient, _slopes(gradient, position, slope))
+    pairs = []
+    for _ in range(directions):
+        direction = like(rng.standard_normal(gradient.shape), gradient)
+        pairs.append((float((gradient * direction).sum()), slope(position, direction)))
+    scale = math.sqrt(float((gradient * gradient).sum()))
+    entries = [Entry(None, a, n, _relative_error(a, n, scale)) for a, n in pairs]
+    return _worst_first(entries)
+
+
+def _slopes(array: Array, position: int, slope: Callable[[int, Array], float]) -> Array:
+    """The slope along every element, as an array."""
+    xp = get_array_module(array)
+    slopes, direction = xp.zeros(array.shape), xp.zeros(array.shape)
+    for index in product(*map(range, array.shape)):
+        direction[index] = 1.0
+        slopes[index] = slope(position, direction)
+        direction[index] = 0.0
+    return slopes
+
+
+def _compare_elements(analytic: Array, numeric: Array) -> tuple[Entry, ...]:
+    scale = math.sqrt(float((numeric * numeric).mean())) if numeric.size else 0.0
+    entries = []
+    for index in product(*map(range, numeric.shape)):
+        a, n = float(analytic[index]), float(numeric[index])
+        entries.append(Entry(index, a, n, _relative_error(a, n, scale)))
+    return _worst_first(entries)
+
+
+def _worst_first(entries: list[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: -entry.relative_error))
 
 
@@ -325,6 +385,11 @@ def _fault(gradient: Any, array: Array) -> str:
 
 def _differs(array: Array, before: Array) -> bool:
     return bool((array != before).any())
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
 
 
 def _require_float64(arrays: Mapping[str, Array]) -> None:

@@ -37,7 +37,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+HANDED_OUT = PACKAGE / "learn" / "exercises"  # what learners get and would write: files to copy, no modules
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if HANDED_OUT not in path.parents}
 TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in FILES.items()}
 
 

@@ -10,7 +10,20 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from minifocal.cli import bench, convert, data, doctor, evaluate, figures, gradcheck, models, predict, summary, train
+from minifocal.cli import (
+    bench,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    figures,
+    gradcheck,
+    learn,
+    models,
+    predict,
+    summary,
+    train,
+)
 from minifocal.errors import InputError
 from minifocal.training.trainer import TrainingError
 
@@ -19,6 +32,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "gradcheck": gradcheck,
+    "learn": learn,
     "summary": summary,
     "models": models,
     "convert": convert,

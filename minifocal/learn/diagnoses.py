@@ -1,0 +1,251 @@
+"""Why an array is wrong: the usual causes, tried one after the other, the most telling first.
+
+Each finder takes a result (`yours`), what it should be (`truth`) and the case, and gives a sentence or nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import combinations, permutations, product
+
+import numpy as np
+
+from minifocal.arrays import Array
+from minifocal.learn.case import Case
+
+CLOSE = 1e-6  # relative: two arrays that differ by less are the same but for rounding
+NEARLY = 2e-2  # relative to the largest element: right but for a constant or an approximation
+
+Finder = Callable[[str, Array, Array, Case], str]
+
+
+def diagnose(name: str, yours: Array, truth: Array, case: Case) -> str:
+    """Name the cause of a wrong result; the last resort says where it is wrong."""
+    finders = _SAME_SHAPE if yours.shape == truth.shape else _OTHER_SHAPE
+    for finder in finders:
+        with np.errstate(all="ignore"):
+            cause = finder(name, yours, truth, case)
+        if cause:
+            return cause
+    return ""
+
+
+def same(one: Array, other: Array) -> bool:
+    """Whether two arrays are equal but for rounding."""
+    if one.shape != other.shape or not np.isfinite(one).all():
+        return False
+    return bool(np.abs(one - other).max(initial=0.0) <= CLOSE * max(np.abs(other).max(initial=0.0), 1e-30))
+
+
+# Another shape
+
+
+def _is_another_result(name: str, yours: Array, truth: Array, case: Case) -> str:
+    for other, value in case.expected.items():
+        if other != name and same(yours, value):
+            return f"this is {other}: give the results in the order {', '.join(case.expected)}"
+    return ""
+
+
+def _lacks_a_sum(name: str, yours: Array, truth: Array, case: Case) -> str:
+    for count in range(1, yours.ndim + 1):
+        for axes in combinations(range(yours.ndim), count):
+            for keepdims in (False, True):
+                if same(yours.sum(axis=axes, keepdims=keepdims), truth):
+                    return (
+                        f"the sum over {_axes(axes)} is missing: the forward pass used each of its elements "
+                        f"{yours.size // max(truth.size, 1)} times (broadcast), and their gradients add up"
+                    )
+                if same(yours.mean(axis=axes, keepdims=keepdims), truth):
+                    return f"the mean over {_axes(axes)} is missing"
+    return ""
+
+
+def _sums_too_much(name: str, yours: Array, truth: Array, case: Case) -> str:
+    for count in range(1, truth.ndim + 1):
+        for axes in combinations(range(truth.ndim), count):
+            for reduce, word in ((np.sum, "summed"), (np.mean, "averaged")):
+                if any(same(yours, reduce(truth, axis=axes, keepdims=keep)) for keep in (False, True)):
+                    return f"it is {word} over {_axes(axes)}, which belongs to the result"
+    return ""
+
+
+def _is_reshaped(name: str, yours: Array, truth: Array, case: Case) -> str:
+    if yours.size == truth.size and same(yours.reshape(truth.shape), truth):
+        return "the numbers are right, the shape is not: axes of length 1 too many or too few, or a reshape"
+    return ""
+
+
+def _is_transposed(name: str, yours: Array, truth: Array, case: Case) -> str:
+    if yours.ndim == truth.ndim and yours.size == truth.size:
+        for order in permutations(range(yours.ndim)):
+            if order != tuple(range(yours.ndim)) and same(yours.transpose(order), truth):
+                return f"it is transposed: axes {order} of yours are the axes of {name}"
+    return ""
+
+
+def _has_another_shape(name: str, yours: Array, truth: Array, case: Case) -> str:
+    hint = "a gradient has the shape of what it belongs to" if case.numeric else "see the docstring for what is asked"
+    return f"the shape is {yours.shape}, expected {truth.shape}: {hint}"
+
+
+# The same shape
+
+
+def _is_not_finite(name: str, yours: Array, truth: Array, case: Case) -> str:
+    bad = ~np.isfinite(yours)
+    if not bad.any():
+        return ""
+    kinds = "NaN" if np.isnan(yours).any() else "infinite"
+    return (
+        f"{int(bad.sum())} of {yours.size} elements are {kinds}: an overflow (exp of a large number), a division by "
+        "zero or the root of a negative number"
+    )
+
+
+def _is_zero(name: str, yours: Array, truth: Array, case: Case) -> str:
+    if truth.any() and not yours.any():
+        return "every element is zero: it was made with zeros and never filled, or its factors cancel"
+    return ""
+
+
+def _is_a_suspect(name: str, yours: Array, truth: Array, case: Case) -> str:
+    for suspect in case.suspects:
+        if suspect.result == name and same(yours, suspect.value) and not same(suspect.value, truth):
+            return suspect.cause
+    return ""
+
+
+def _has_a_constant_ratio(name: str, yours: Array, truth: Array, case: Case) -> str:
+    ratio = float((yours * truth).sum() / (truth * truth).sum()) if truth.any() else 0.0
+    if truth.size < 2 or not np.isfinite(ratio) or ratio == 0.0 or not same(yours, ratio * truth):
+        return ""
+    if abs(ratio + 1.0) < CLOSE:
+        return "the sign is turned: it is -1 times the right result"
+    named = _name_number(ratio, case)
+    return f"it is {ratio:.6g} times the right result{named}: a constant factor is missing or too much"
+
+
+def _is_flipped(name: str, yours: Array, truth: Array, case: Case) -> str:
+    for count in range(1, truth.ndim + 1):
+        for axes in combinations(range(truth.ndim), count):
+            if same(np.flip(yours, axes), truth):
+                return f"it is flipped along {_axes(axes)}"
+    for order in permutations(range(truth.ndim)):
+        if order != tuple(range(truth.ndim)) and same(yours.transpose(order), truth):
+            return f"it is transposed: axes {order} of yours are the axes of {name}"
+    return ""
+
+
+def _is_rolled(name: str, yours: Array, truth: Array, case: Case) -> str:
+    """Equal but for a shift by a step or two, away from the border."""
+    for axis, shift in product(range(truth.ndim), (-2, -1, 1, 2)):
+        if truth.shape[axis] > 2 * abs(shift):
+            keep = slice(max(shift, 0), truth.shape[axis] + min(shift, 0))
+            index = (slice(None),) * axis + (keep,)
+            if same(np.roll(yours, shift, axis)[index], truth[index]):
+                return f"it is shifted by {-shift} along axis {axis}: an index is off, or the padding is on one side"
+    return ""
+
+
+def _differs_by_a_factor(name: str, yours: Array, truth: Array, case: Case) -> str:
+    for factor, value in _known(case, truth):
+        if not value.any() or same(value, np.ones_like(value)):
+            continue
+        if same(yours * value, truth):
+            return f"the factor {factor} is missing"
+        if same(yours, truth * value):
+            return f"there is a factor {factor} too much"
+    return ""
+
+
+def _differs_by_a_term(name: str, yours: Array, truth: Array, case: Case) -> str:
+    for term, value in _known(case, truth):
+        if value.any():
+            if same(yours + value, truth):
+                return f"the term {term} is missing"
+            if same(yours - value, truth):
+                return f"there is a term {term} too much"
+    return ""
+
+
+def _is_nearly_right(name: str, yours: Array, truth: Array, case: Case) -> str:
+    largest = np.abs(truth).max(initial=0.0)
+    if largest and np.abs(yours - truth).max() < NEARLY * largest:
+        return (
+            "it is nearly right: a constant with too few digits, a forgotten small term (eps), or another function "
+            "that looks the same"
+        )
+    return ""
+
+
+def _is_wrong_in_places(name: str, yours: Array, truth: Array, case: Case) -> str:
+    wrong = np.abs(yours - truth) > CLOSE * np.abs(truth).max(initial=1e-30)
+    for axis in range(truth.ndim):
+        others = tuple(a for a in range(truth.ndim) if a != axis)
+        at = np.flatnonzero(wrong.any(axis=others))
+        if 0 < len(at) < truth.shape[axis]:
+            places = ", ".join(map(str, at[:6])) + (", ..." if len(at) > 6 else "")
+            edge = set(at) <= {0, 1, truth.shape[axis] - 2, truth.shape[axis] - 1} and truth.shape[axis] > 2
+            where = ", at the border: look at the padding" if edge and case.expected[name].ndim == 4 else ""
+            return f"it is wrong only at index {places} of axis {axis} (length {truth.shape[axis]}){where}"
+    return ""
+
+
+_OTHER_SHAPE: tuple[Finder, ...] = (
+    _is_another_result,
+    _is_transposed,
+    _is_reshaped,
+    _lacks_a_sum,
+    _sums_too_much,
+    _has_another_shape,
+)
+_SAME_SHAPE: tuple[Finder, ...] = (
+    _is_not_finite,
+    _is_zero,
+    _is_another_result,
+    _is_a_suspect,
+    _has_a_constant_ratio,
+    _is_flipped,
+    _differs_by_a_factor,
+    _differs_by_a_term,
+    _is_rolled,
+    _is_nearly_right,
+    _is_wrong_in_places,
+)
+
+
+def _known(case: Case, truth: Array) -> Iterator[tuple[str, Array]]:
+    """Arrays and numbers of the case that could be a factor or a term of a result."""
+    for name, value in {**case.arguments, **case.known}.items():
+        array = np.asarray(value) if not isinstance(value, tuple) else None
+        if array is None or array.dtype.kind != "f":
+            continue
+        # An array without some of the axes may stand for one with all of them: gamma (C,) for (B, T, C).
+        try:
+            yield name, np.broadcast_to(array, truth.shape)
+        except ValueError:
+            continue
+
+
+def _name_number(ratio: float, case: Case) -> str:
+    """Say what a ratio is in terms of the sizes: " = B*T" or " = 1/(H*W)"."""
+    letters = [letter for letter, size in case.sizes.items() if size > 1]
+    for count in range(1, len(letters) + 1):
+        for chosen in combinations(letters, count):
+            size = float(np.prod([case.sizes[letter] for letter in chosen]))
+            text = "*".join(chosen)
+            if abs(ratio / size - 1.0) < CLOSE:
+                return f" (= {text})"
+            if abs(ratio * size - 1.0) < CLOSE:
+                return f" (= 1/({text}), so the sum became a mean)" if count > 1 else f" (= 1/{text})"
+    for name, value in case.arguments.items():
+        if isinstance(value, float):
+            for number, text in ((value, name), (1.0 - value, f"(1 - {name})")):
+                if abs(ratio - number) < CLOSE:
+                    return f" (= {text})"
+                if number and abs(ratio * number - 1.0) < CLOSE:
+                    return f" (= 1/{text})"
+    return ""
+
+
+def _axes(axes: tuple[int, ...]) -> str:
+    return f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
