@@ -81,9 +81,8 @@ print("dy\n", dy.round(3), "\ndx\n", dx.round(3), "\ndweight\n", dweight.round(3
 
 # %% [markdown]
 # Is it right? `check_gradients` moves `x`, `weight` and `bias` a little and compares how the output changes with what
-# `backward` says; how it does that is the subject of tutorial 2. Two wrong ways back stand beside ours: one forgets
-# that all tokens share the bias, the other multiplies by the weight and not by its transpose. That goes unnoticed only
-# where $I = O$, so the weight is square for once.
+# `backward` says; tutorial 2 shows how. Two wrong ways back stand beside ours: one forgets that all tokens share the
+# bias, the other forgets to transpose the weight. Its shapes fit only where $I = O$, so the weight is square for once.
 
 
 # %%
@@ -214,11 +213,12 @@ left.semilogy(losses_uncleared, color="#D55E00", label="never cleared")
 left.set(xlabel="step", ylabel="loss", title="the loss", ylim=(2e-3, 4))
 left.legend(fontsize=8, loc="upper right")
 w0, w1 = np.meshgrid(np.linspace(-0.5, 3.5, 80), np.linspace(-3, 1.5, 80))
+# The loss also depends on the bias: the contours are those at the learned one.
 misses = points[:, 0] * w0[..., None] + points[:, 1] * w1[..., None] + layer.bias.data - targets[:, 0]
 right.contour(w0, w1, (misses**2).mean(axis=-1) / 2, levels=np.geomspace(0.01, 3, 9), cmap="cividis", norm="log")
 right.plot(*path.T, ".-", color="#0072B2", label="cleared")
 right.plot(*path_uncleared[:25].T, ".-", color="#D55E00", linewidth=0.8, label="never cleared, 24 steps")
-right.set(xlabel="weight[0, 0]", ylabel="weight[1, 0]", title="the weights' path, contours of the loss")
+right.set(xlabel="weight[0, 0]", ylabel="weight[1, 0]", title="the weights' path over the loss")
 right.legend(fontsize=8, loc="lower left")
 figure.tight_layout()
 plt.show()

@@ -113,8 +113,8 @@ assert 4e-4 < value_gap < 5e-4
 assert 8e-4 < slope_gap < 9e-4
 
 # %% [markdown]
-# In the first two pictures the curves lie on each other; the third shows what is left. The GELU is not monotonic: below
-# $x = -0.75$ it rises again towards 0. And its slope is not bounded by 1.
+# In the first two pictures the curves lie on each other; the third shows what is left. The GELU is not monotonic:
+# to the left of $x = -0.75$ it comes back up towards 0. And its slope is not bounded by 1.
 #
 # ## A backward that belongs to another forward
 #
@@ -248,7 +248,7 @@ for (ours, our_cache), our_backward, forward_library, backward_library in (
 # ## Questions
 #
 # 1. Where is the slope of the GELU (by erf) largest, where smallest? Show that the slopes at $x$ and $-x$ add up to 1.
-# 2. A sigmoid gate in float32 has the input $x = 20$. What does `sigmoid_backward` give, and what would be exact?
+# 2. A sigmoid gate in float32 has the input $x = 40$. What does `sigmoid_backward` give, and what would be exact?
 #    Would caching $x$ in place of $y$ help?
 #
 # ## Answers
@@ -256,5 +256,5 @@ for (ours, our_cache), our_backward, forward_library, backward_library in (
 # 1. With $\varphi'(x) = -x\varphi(x)$ the slope of the slope is $\varphi(x) (2 - x^2)$: zero at $\pm\sqrt2$. There the
 #    slopes are 1.1289 and -0.1289. $\Phi(-x) = 1 - \Phi(x)$ and $\varphi(-x) = \varphi(x)$, so the slope at $-x$ is
 #    $1 - \Phi(x) - x \varphi(x)$: 1 minus the slope at $x$.
-# 2. $y$ is rounded to exactly 1, so $1 - y$ and `dx` are 0. The exact slope is $2.1 \cdot 10^{-9}$, and $x$ would give
+# 2. $y$ is rounded to exactly 1, so $1 - y$ and `dx` are 0. The exact slope is $4.2 \cdot 10^{-18}$, and $x$ would give
 #    it, as $e^{-x} / (1 + e^{-x})^2$. But a step by so little is lost all the same: added to 1, float32 rounds it away.
