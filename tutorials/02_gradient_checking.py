@@ -228,8 +228,8 @@ for seed in (7, 8):
 # ## The library does the same
 #
 # [`check_gradients`](../minifocal/gradcheck.py) draws `dy`, then a direction for each array, and compares. With the
-# same draws we get its numbers. Its default is the central difference $D_h$, and at $h/2$, $h/4$, $\dots$: from the values at
-# two steps the $h^2$ term can be removed, $(4 D_{h/2} - D_h) / 3$, from three also the $h^4$ term, and so on, until
+# same draws we get its numbers. By default it takes the central difference $D_h$ at $h$, $h/2$, $h/4$, $\dots$ From two
+# of them the $h^2$ term can be removed, $(4 D_{h/2} - D_h) / 3$, from three also the $h^4$ term, and so on, until
 # rounding stops it. This *extrapolation* needs no choice of $h$ and no complex numbers.
 
 # %%
