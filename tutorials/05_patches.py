@@ -3,23 +3,23 @@
 #
 # *Before this:* tutorials 1, 2 and 4. *Time:* 40 minutes.
 #
-# *Afterwards you can* cut a map into patches and put gradients back, say in which order the numbers of a patch
-# lie and why, and explain which pixels get a sum and which get nothing.
+# *Afterwards you can* cut a map into patches and put gradients back, say in which order the numbers of a patch lie and
+# why, and explain which pixels get a sum and which get nothing.
 #
 # *Explains* [`minifocal/functional/patches.py`](../minifocal/functional/patches.py) and
 # [`minifocal/layers/patch_embed.py`](../minifocal/layers/patch_embed.py).
 #
 # A FocalNet does not work on pixels but on tokens. Its first layer, the stem, cuts the image into squares of
-# $P \times P$ pixels, writes each square as one long vector, a patch, and maps that vector to a token by a
-# matrix. The same layer stands between stages, where it makes one token of every $2 \times 2$. Maps are arrays
-# $(B, H, W, C)$: batch, height, width, channels. With patches $s$ pixels apart ($s$ is called the stride) and
-# rows and columns counted from 0,
+# $P \times P$ pixels, writes each square as one long vector, a patch, and maps that vector to a token by a matrix. The
+# same layer stands between stages, where it makes one token of every $2 \times 2$. Maps are arrays $(B, H, W, C)$:
+# batch, height, width, channels. With patches $s$ pixels apart ($s$ is called the stride) and rows and columns counted
+# from 0,
 #
 # $$\text{patches}[b, h, w, (c, i, j)] = x[b,\; h s + i,\; w s + j,\; c], \qquad
 # 0 \le c < C, \quad 0 \le i, j < P .$$
 #
-# The three indices in brackets are one axis of $C P^2$ numbers: $j$ runs fastest, then $i$, and the channel $c$
-# runs slowest.
+# The three indices in brackets are one axis of $C P^2$ numbers: $j$ runs fastest, then $i$, and the channel $c$ runs
+# slowest.
 
 # %%
 import matplotlib.pyplot as plt
@@ -77,8 +77,8 @@ np.testing.assert_array_equal(cut[0, 1, 2], [24, 25, 34, 35, 124, 125, 134, 135,
 # ## Look: how many patches see a pixel
 #
 # Three ways of cutting. With stride $s = P$ the patches tile the map: no pixel is seen twice. With $s < P$ they
-# overlap. With one row of zeros around the map, the $3 \times 3$ patches are centred on pixels 0, 2, 4, …, the
-# border included.
+# overlap. With one row of zeros around the map, the $3 \times 3$ patches are centred on pixels 0, 2, 4, …, the border
+# included.
 
 # %%
 ways = [("P = 2, stride 2", 2, 2, 0), ("P = 3, stride 2", 3, 2, 0), ("P = 3, stride 2, padding 1", 3, 2, 1)]
@@ -105,14 +105,13 @@ plt.show()
 #
 # ## A matrix applied to patches is a convolution
 #
-# A convolution has a weight of shape $(O, C, P, P)$ in published files: output channel, input channel, row,
-# column. It slides over the map in steps of $s$ and takes one sum of products at each stop:
+# A convolution has a weight of shape $(O, C, P, P)$ in published files: output channel, input channel, row, column. It
+# slides over the map in steps of $s$ and takes one sum of products at each stop:
 #
 # $$y[b, h, w, o] = \text{bias}[o] + \sum_{c, i, j} \text{weight}[o, c, i, j]\; x[b,\, h s + i,\, w s + j,\, c] .$$
 #
-# The last factor is $\text{patches}[b, h, w, (c, i, j)]$. So the triple sum is a product of a row and a matrix,
-# if the weight is flattened in the order of the patch: $(c, i, j)$, the channel slowest. That is why patches have
-# that order.
+# The last factor is $\text{patches}[b, h, w, (c, i, j)]$. So the triple sum is a product of a row and a matrix, if the
+# weight is flattened in the order of the patch: $(c, i, j)$, the channel slowest. That is why patches have that order.
 
 # %%
 x = rng.standard_normal((B, H, W, C))
@@ -135,8 +134,8 @@ np.testing.assert_allclose(tokens, convolved, rtol=1e-12, atol=1e-12)
 assert np.abs(wrong - convolved).max() > 0.1
 
 # %% [markdown]
-# The shapes of the wrong one are right, and a network trained from the start would learn with it. It only fails
-# with weights that were learned in the other order.
+# The shapes of the wrong one are right, and a network trained from the start would learn with it. It only fails with
+# weights that were learned in the other order.
 #
 # ## Backward
 #
@@ -146,8 +145,8 @@ assert np.abs(wrong - convolved).max() > 0.1
 # \mathrm{d}\text{matrix} = \sum_{b, h, w} \text{patches}[b, h, w]^\top\, \mathrm{d}y[b, h, w], \qquad
 # \mathrm{d}\text{bias} = \sum_{b, h, w} \mathrm{d}y[b, h, w] .$$
 #
-# Cutting only copies numbers. A pixel that was copied into several patches reached the loss in several ways, so
-# its gradient is the sum of theirs; a pixel that was copied nowhere gets zero:
+# Cutting only copies numbers. A pixel that was copied into several patches reached the loss in several ways, so its
+# gradient is the sum of theirs; a pixel that was copied nowhere gets zero:
 #
 # $$\mathrm{d}x[b, r, q, c] = \sum_{(h, i):\; h s + i = r}\;\; \sum_{(w, j):\; w s + j = q}
 # \mathrm{d}\text{patches}[b, h, w, (c, i, j)] .$$
@@ -176,8 +175,8 @@ for (title, size, stride, pad), count in zip(ways, seen, strict=True):
 # %% [markdown]
 # ## Check it, and see when a wrong one is caught
 #
-# We check cutting and matrix together, with the sum and with the planted mistake: `dx[...] = ...` where it should
-# be `dx[...] += ...`.
+# We check cutting and matrix together, with the sum and with the planted mistake: `dx[...] = ...` where it should be
+# `dx[...] += ...`.
 
 # %%
 for title, size, stride, pad in ways:
@@ -200,14 +199,14 @@ for title, size, stride, pad in ways:
         assert report.passed == (add or stride == size)
 
 # %% [markdown]
-# Where patches tile the map, the mistake is none: there is only one term to sum. A test that knows only tiling
-# patches does not see it. Test with the hardest setting that the code allows.
+# Where patches tile the map, the mistake is none: there is only one term to sum. A test that knows only tiling patches
+# does not see it. Test with the hardest setting that the code allows.
 #
 # ## The library does the same
 #
 # [`patches.py`](../minifocal/functional/patches.py) loops only over $i$ and $j$: for one place within a patch it
-# copies that pixel of all patches at once, by a slice with a step. Its way back runs over the same slices with
-# `+=`. The cache holds sizes and no array, since a copy is undone without knowing what was copied.
+# copies that pixel of all patches at once, by a slice with a step. Its way back runs over the same slices with `+=`.
+# The cache holds sizes and no array, since a copy is undone without knowing what was copied.
 
 # %%
 for _, size, stride, pad in ways:
@@ -218,10 +217,9 @@ for _, size, stride, pad in ways:
     np.testing.assert_allclose(patches_backward(dpatches, cache), dx, rtol=1e-12, atol=1e-14)
 
 # %% [markdown]
-# [`patch_embed.py`](../minifocal/layers/patch_embed.py) is the layer: patches, then `Linear`, then LayerNorm
-# (tutorial 4). Its option `pad_to` adds zeros below and at the right until height and width are multiples of it,
-# as one of the published implementations does, so that no pixel is left out: five rows then give three patches
-# and not two.
+# [`patch_embed.py`](../minifocal/layers/patch_embed.py) is the layer: patches, then `Linear`, then LayerNorm (tutorial
+# 4). Its option `pad_to` adds zeros below and at the right until height and width are multiples of it, as one of the
+# published implementations does, so that no pixel is left out: five rows then give three patches and not two.
 
 # %%
 layer = PatchEmbed(C, out, size=P, stride=P, norm=False, init=get_initializer("lecun", 0, "float64"))
@@ -245,17 +243,16 @@ assert check_layer(whole, x).passed
 # %% [markdown]
 # ## Questions
 #
-# 1. The published stem has $P = s = 4$ for images of $224 \times 224$ pixels; another has $P = 7$, $s = 4$ and
-#    padding 2. How many tokens does each give, and how many times as much memory as the image do its patches
-#    take? What is `patches_backward` to `patches_forward` in the first case?
+# 1. The published stem has $P = s = 4$ for images of $224 \times 224$ pixels; another has $P = 7$, $s = 4$ and padding
+#    2. How many tokens does each give, and how many times as much memory as the image do its patches take? What is
+#    `patches_backward` to `patches_forward` in the first case?
 # 2. Shift the image one pixel to the right. Do the tokens of a stem with stride 2 move along?
 #
 # ## Answers
 #
-# 1. Both give $56 \times 56$ tokens:
-#    $\lfloor (224 - 4) / 4 \rfloor + 1 = \lfloor (224 + 4 - 7) / 4 \rfloor + 1 = 56$. Tiling patches hold each
-#    pixel once and take the same memory; the others take $7^2 / 4^2 \approx 3.06$ times as much. Tiling patches
-#    are a permutation of the pixels, and `patches_backward` is its inverse: the transpose of a permutation undoes
-#    it.
-# 2. No. Every patch then holds other pixels, and the tokens become other tokens. They only move along with shifts
-#    by multiples of the stride, by one token for each, and even then new ones come in at the border.
+# 1. Both give $56 \times 56$ tokens: $\lfloor (224 - 4) / 4 \rfloor + 1 = \lfloor (224 + 4 - 7) / 4 \rfloor + 1 = 56$.
+#    Tiling patches hold each pixel once and take the same memory; the others take $7^2 / 4^2 \approx 3.06$ times as
+#    much. Tiling patches are a permutation of the pixels, and `patches_backward` is its inverse: the transpose of a
+#    permutation undoes it.
+# 2. No. Every patch then holds other pixels, and the tokens become other tokens. They only move along with shifts by
+#    multiples of the stride, by one token for each, and even then new ones come in at the border.
