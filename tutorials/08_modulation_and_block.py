@@ -222,8 +222,8 @@ np.testing.assert_allclose(rms["post-LN, layer scale"][2:], 1.0, rtol=0.05)
 # they do not agree. Both gradients grow most in the first blocks, where $x$ is smallest. With pre-LN the norm
 # multiplies a gradient by the reciprocal size of $x$ (tutorial 4). With post-LN it multiplies by the reciprocal size
 # of the branch's output: for a modulation a cube of $x$, whose slope is a square. What remains is again of the size of
-# $1/x$, and here small weights do not make it smaller, as the norm takes their size away. Layer scale does: every
-# branch starts $10^4$ times smaller, and the stack near the identity.
+# $1/x$, and small weights do not lessen it: the norm takes their size away. Layer scale does: every branch starts
+# $10^4$ times smaller.
 #
 # ## The library does the same
 #
