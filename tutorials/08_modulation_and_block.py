@@ -75,8 +75,7 @@ np.testing.assert_allclose(y, modulation(x), rtol=1e-12, atol=1e-13)
 
 # %%
 no_bias = {name: 0 * value if name.endswith("bias") else value for name, value in values.items()}
-sizes = [np.abs(modulate(10.0**power * x, *no_bias.values())[0]).max() for power in range(5)]
-growth = np.diff(np.log10(sizes))
+growth = np.diff([np.log10(np.abs(modulate(10.0**n * x, *no_bias.values())[0]).max()) for n in range(5)])
 print("power of ten gained by y for each power of ten in x:", growth.round(3))
 np.testing.assert_allclose(growth[-1], 3.0, atol=0.01)
 
@@ -218,12 +217,12 @@ np.testing.assert_allclose(rms["post-LN, layer scale"][2:], 1.0, rtol=0.05)
 
 # %% [markdown]
 # Without a norm, degree three lets $x$ explode once it is larger than 1; the steps are the modulations. With one, each
-# of the 48 branches adds a little. After a norm each adds a vector of rms 1: about $\sqrt{1 + 48} = 7$ in all, where
-# they do not agree. Both gradients grow most in the first blocks, where $x$ is smallest. With pre-LN the norm
-# multiplies a gradient by the reciprocal size of $x$ (tutorial 4). With post-LN it multiplies by the reciprocal size
-# of the branch's output: for a modulation a cube of $x$, whose slope is a square. What remains is again of the size of
-# $1/x$, and small weights do not lessen it: the norm takes their size away. Layer scale does: every branch starts
-# $10^4$ times smaller.
+# of the 48 branches adds a little; after a norm, a vector of rms 1: about $\sqrt{1 + 48} = 7$ in all, where they do
+# not agree. Both gradients grow most in the first blocks, where $x$ is smallest. With pre-LN the norm multiplies a
+# gradient by the reciprocal size of $x$ (tutorial 4). With post-LN it multiplies by the reciprocal size of the
+# branch's output: for a modulation a cube of $x$, whose slope is a square. What remains is again of the size of $1/x$,
+# and small weights do not lessen it: the norm takes their size away. Layer scale does: every branch starts $10^4$
+# times smaller.
 #
 # ## The library does the same
 #
