@@ -194,8 +194,8 @@ for n in (32, 256, 2048, 16384):
 # ## Bytes
 #
 # On a GPU each array operation of the reference is a kernel, which reads its inputs from memory and writes its result.
-# `Counted` lets the library's function tell; the unit is a *map*, all $R \cdot C$ numbers of `dy`. Our kernel reads `dy`
-# and `x_hat` and writes `dx` (the second time, a row still lies in a cache); `column_sums` reads the same two maps.
+# `Counted` lets the library's function tell; the unit is a *map*, all $R \cdot C$ numbers of `dy`. Our kernel reads
+# `dy` and `x_hat` and writes `dx` (the second time, a row still lies in a cache); `column_sums` reads the same two.
 
 
 # %%
