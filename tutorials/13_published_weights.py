@@ -254,7 +254,7 @@ assert "builtins.print" in refusal
 #
 # ## Answers
 #
-# 1. These images have one channel, and both orders are the same. With three, the shape is still right for either; images
-#    sent through both implementations show it. A proof holds for the options that it was made with.
+# 1. These images have one channel, and both orders are the same. With three, the shape still fits either order, and
+#    only images sent through both implementations show it. A proof holds for the options that it was made with.
 # 2. Not as long as it only predicts. But the gradient of `h` is halved and that of `proj` doubled: after one step of
 #    SGD it is another function than the published network would have become.
