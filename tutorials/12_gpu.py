@@ -243,8 +243,8 @@ for name, ratio in (  # a number has four bytes
 
 # %% [markdown]
 # LayerNorm can use 3 % of the arithmetic at best. The kernels calculate no less than the reference, but move 4.2 times
-# fewer bytes, in 2 launches for 11. Matrix products are left to cuBLAS. What is fast depends on the device, so with
-# `ops="auto"` a model takes its table by it: `"cuda"` on a GPU, the fastest that is installed on a CPU.
+# fewer bytes, in at most 3 launches for 11. Matrix products are left to cuBLAS. What is fast depends on the device: so
+# with `ops="auto"` a model takes its table by it, `"cuda"` on a GPU, the fastest that is installed on a CPU.
 #
 # ## Questions
 #
