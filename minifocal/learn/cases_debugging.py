@@ -1,16 +1,17 @@
 """Calls of the debugging exercises: whole blocks with a bug on the way back, judged by their output and gradients."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 
 import numpy as np
 
-from minifocal.arrays import Array
+from minifocal.arrays import Array, erf
 from minifocal.functional.activations import gelu_forward
 from minifocal.functional.context import focal_level_forward
+from minifocal.functional.depthwise_conv import depthwise_conv_backward, depthwise_conv_forward
 from minifocal.functional.layer_norm import layer_norm_forward
 from minifocal.functional.linear import linear_forward
-from minifocal.learn.case import Case, Draws, gradient_case, same
+from minifocal.learn.case import Case, Draws, Suspect, gradient_case, same
 
 EPS = 1e-5
 
@@ -26,7 +27,7 @@ def mlp_branch() -> Iterator[Case]:
             "weight2": draw(D, C),
             "bias2": draw(C),
         }
-        yield _block({"B": B, "T": T, "C": C, "D": D}, _mlp_branch, arrays, draw)
+        yield _block({"B": B, "T": T, "C": C, "D": D}, _mlp_branch, arrays, draw, _mlp_mistakes)
 
 
 def _mlp_branch(x: Array, weight1: Array, bias1: Array, weight2: Array, bias2: Array) -> tuple[Array, None]:
@@ -34,16 +35,58 @@ def _mlp_branch(x: Array, weight1: Array, bias1: Array, weight2: Array, bias2: A
     return x + linear_forward(hidden, weight2, bias2)[0], None
 
 
+def _mlp_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...]:
+    x, weight1, bias1, weight2, _ = arrays.values()
+    z = x @ weight1 + bias1
+    hidden, cache = gelu_forward(z)
+    density_part = cache.slope - 0.5 * (1.0 + erf(z * math.sqrt(0.5)))
+
+    def dx(slope: Array) -> Array:
+        return dy + (dy @ weight2.T * slope) @ weight1.T
+
+    dweight2 = z.reshape(-1, z.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
+    return (
+        Suspect(
+            "dx", dx(gelu_forward(hidden)[1].slope), "the slope of GELU is taken at its output, expected its input z"
+        ),
+        Suspect("dx", dx(np.ones_like(z)), "the slope of GELU is missing"),
+        Suspect("dx", dx(cache.slope - density_part), "the term z φ(z) of GELU's slope is missing"),
+        Suspect("dx", dx(hidden), "GELU itself stands where its slope belongs"),
+        Suspect("dweight2", dweight2, "dweight2 takes z, expected hidden"),
+    )
+
+
 def gated_conv() -> Iterator[Case]:
     """y = gate * GELU(DWConv(x))."""
     draw = Draws(19)
-    for B, H, W, C, k in ((1, 3, 4, 1, 3), (2, 5, 4, 3, 3)):
+    for B, H, W, C, k in ((1, 3, 4, 1, 3), (2, 5, 4, 6, 3)):
         arrays = {"x": draw(B, H, W, C), "weight": draw(k, k, C), "gate": draw(B, H, W, 1)}
-        yield _block({"B": B, "H": H, "W": W, "C": C, "k": k}, _gated_conv, arrays, draw)
+        yield _block({"B": B, "H": H, "W": W, "C": C, "k": k}, _gated_conv, arrays, draw, _conv_mistakes)
 
 
 def _gated_conv(x: Array, weight: Array, gate: Array) -> tuple[Array, None]:
     return focal_level_forward(x, weight, gate, 0.0)[1], None
+
+
+def _conv_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...]:
+    x, weight, gate = arrays.values()
+    z, conv = depthwise_conv_forward(x, weight)
+    slope = gelu_forward(z)[1].slope
+    one_axis = "the kernel is turned along one axis only: half a turn reverses both"
+    turned, ungated = weight[::-1, ::-1], depthwise_conv_backward(dy * slope, conv)
+    kernels = (
+        (weight, "the kernel is not turned: x[h] reached z[h - i + k//2], so it comes back from there"),
+        (weight[::-1], one_axis),
+        (weight[:, ::-1], one_axis),
+        (weight.swapaxes(0, 1), "the kernel is transposed, not turned by half a turn"),
+        (turned.swapaxes(0, 1), "the turned kernel is transposed as well"),
+    )
+    return (
+        *(Suspect("dx", depthwise_conv_forward(dy * gate * slope, kernel)[0], cause) for kernel, cause in kernels),
+        *(Suspect(name, ungated[at], "the gate is missing in dz") for at, name in enumerate(("dx", "dweight"))),
+        Suspect("dx", depthwise_conv_backward(dy * gate, conv)[0], "the slope of GELU is missing in dz"),
+        Suspect("dgate", (dy * z).sum(axis=-1, keepdims=True), "dgate takes z, expected ctx, which is GELU(z)"),
+    )
 
 
 def post_ln() -> Iterator[Case]:
@@ -57,15 +100,38 @@ def post_ln() -> Iterator[Case]:
             "norm_weight": draw(C),
             "norm_bias": draw(C),
         }
-        yield _block({"B": B, "T": T, "C": C}, partial(_post_ln, eps=EPS), arrays, draw, {"eps": EPS})
+        yield _block({"B": B, "T": T, "C": C}, _post_ln, arrays, draw, _post_ln_mistakes, {"eps": EPS})
 
 
-def _post_ln(
-    x: Array, weight_q: Array, weight_m: Array, norm_weight: Array, norm_bias: Array, *, eps: float
-) -> tuple[Array, None]:
+def _post_ln(x: Array, weight_q: Array, weight_m: Array, norm_weight: Array, norm_bias: Array) -> tuple[Array, None]:
     zero = np.zeros_like(norm_bias)
     product = linear_forward(x, weight_q, zero)[0] * linear_forward(x, weight_m, zero)[0]
-    return x + layer_norm_forward(product, norm_weight, norm_bias, eps)[0], None
+    return x + layer_norm_forward(product, norm_weight, norm_bias, EPS)[0], None
+
+
+def _post_ln_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...]:
+    x, weight_q, weight_m, norm_weight, norm_bias = arrays.values()
+    q, m = x @ weight_q, x @ weight_m
+    _, (p_hat, rstd, _) = layer_norm_forward(q * m, norm_weight, norm_bias, EPS)
+    right = dy * norm_weight
+
+    def dx(direct: Array = right, mean: Array = right, variance: Array = right, turn: bool = False) -> Array:
+        mean_part = mean.mean(axis=-1, keepdims=True)
+        variance_part = p_hat * (variance * p_hat).mean(axis=-1, keepdims=True)
+        dp = rstd * (direct - mean_part - variance_part)
+        dq, dm = (dp * q, dp * m) if turn else (dp * m, dp * q)
+        return dy + dq @ weight_q.T + dm @ weight_m.T
+
+    nothing = 0.0 * dy
+    return (
+        Suspect("dx", dx(variance=dy), "the term through the variance takes dy, expected dp_hat = dy * norm_weight"),
+        Suspect("dx", dx(mean=dy), "the term through the mean takes dy, expected dp_hat = dy * norm_weight"),
+        Suspect("dx", dx(dy, dy, dy), "the factor norm_weight is missing in dp_hat"),
+        Suspect("dx", dx(mean=nothing), "the term through the mean is missing"),
+        Suspect("dx", dx(variance=nothing), "the term through the variance is missing"),
+        Suspect("dx", dx(mean=nothing, variance=nothing), "both hidden terms of LayerNorm are missing"),
+        Suspect("dx", dx(turn=True), "q and m are exchanged: of a product each factor gets the other"),
+    )
 
 
 def _block(
@@ -73,6 +139,7 @@ def _block(
     forward: Callable[..., tuple[Array, None]],
     arrays: Mapping[str, Array],
     draw: Draws,
+    mistakes: Callable[[Array, Mapping[str, Array]], tuple[Suspect, ...]],
     options: Mapping[str, float] | None = None,
 ) -> Case:
     """A case whose function gives y, then the gradient of every array."""
@@ -83,5 +150,6 @@ def _block(
         arrays,
         {"dy": same, **arrays, **(options or {})},
         draw=draw,
+        suspects=lambda dy: mistakes(dy, arrays),
         values={"y": y},
     )

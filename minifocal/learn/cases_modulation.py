@@ -22,7 +22,7 @@ MAPS = ((1, 1, 2, 2), (2, 5, 4, 3))  # B, H, W, C
 def gates() -> Iterator[Case]:
     """y = sum_l gates[..., l] * ctx[l]."""
     draw = Draws(11)
-    for (B, H, W, C), L in zip(MAPS, (1, 4), strict=True):
+    for (B, H, W, C), L in zip(MAPS, (1, 6), strict=True):
         ctx, gates = draw(L, B, H, W, C), draw(B, H, W, L)
 
         def forward(ctx: Array, gates: Array) -> tuple[Array, None]:
@@ -91,6 +91,7 @@ def global_level() -> Iterator[Case]:
                     spread(slope * (gate * dy).mean(axis=both, keepdims=True)),
                     "it is divided by H*W twice: sum over the tokens, then spread one mean",
                 ),
+                Suspect("dgate", dy.sum(axis=-1, keepdims=True), "the factor ctx_global is missing in dgate"),
             )
 
         yield gradient_case(
@@ -261,7 +262,7 @@ def sgd() -> Iterator[Case]:
 def focal_level() -> Iterator[Case]:
     """ctx = GELU(DWConv(ctx_before));  aggregate = gate * ctx."""
     draw = Draws(17)
-    for B, H, W, C, k in ((1, 3, 4, 1, 3), (2, 5, 4, 3, 3)):
+    for B, H, W, C, k in ((1, 3, 4, 1, 3), (2, 5, 4, 6, 3)):
         arrays = {"ctx_before": draw(B, H, W, C), "weight": draw(k, k, C), "gate": draw(B, H, W, 1)}
 
         def forward(ctx_before: Array, weight: Array, gate: Array) -> tuple[Array, Any]:

@@ -11,7 +11,7 @@ from minifocal.functional.patches import patches_backward as put_back
 from minifocal.functional.patches import patches_forward
 from minifocal.learn.case import Case, Draws, Suspect, gradient_case, same
 
-PATCH_SIZES = ((1, 4, 6, 1, 2, 2), (2, 5, 7, 3, 2, 3), (2, 5, 6, 2, 3, 2))  # B, H, W, C, P, stride
+PATCH_SIZES = ((1, 4, 6, 1, 2, 2), (4, 5, 7, 6, 2, 3), (4, 8, 6, 5, 3, 2))  # B, H, W, C, P, stride
 
 
 def cut_patches() -> Iterator[Case]:
@@ -21,15 +21,16 @@ def cut_patches() -> Iterator[Case]:
         x = draw(B, H, W, C)
         patches, _ = patches_forward(x, P, stride)
         split = patches.reshape(*patches.shape[:3], C, P, P)
-        tiles, _ = patches_forward(x, P, P)
+        rows, columns = patches.shape[1:3]
         wrong = (
             (split.transpose(0, 1, 2, 4, 5, 3), "the channel runs fastest within a patch, expected slowest: (c, i, j)"),
             (split.transpose(0, 1, 2, 3, 5, 4), "rows and columns within a patch are exchanged: (c, i, j)"),
             (split.transpose(0, 1, 2, 5, 4, 3), "the order within a patch is (j, i, c), expected (c, i, j)"),
         )
         suspects = [Suspect("patches", value.reshape(patches.shape), cause) for value, cause in wrong]
-        if stride != P:
-            suspects.append(Suspect("patches", tiles, "the patches lie P apart, expected stride apart"))
+        for step, cause in ((P, "the patches lie P apart"), (1, "the patches lie one pixel apart")):
+            steps = patches_forward(x, P, step)[0][:, :rows, :columns]
+            suspects.append(Suspect("patches", steps, f"{cause}, expected stride apart"))
         transposed = patches_forward(x.swapaxes(1, 2), P, stride)[0]
         if transposed.shape == patches.shape:
             suspects.append(Suspect("patches", transposed, "rows and columns of the grid are exchanged"))
@@ -88,7 +89,7 @@ def patches_backward() -> Iterator[Case]:
         )
 
 
-CONV_SIZES = ((1, 3, 4, 1, 3), (2, 6, 5, 3, 3), (1, 5, 7, 2, 5))  # B, H, W, C, k
+CONV_SIZES = ((1, 3, 4, 1, 3), (2, 6, 5, 4, 3), (3, 7, 6, 2, 5))  # B, H, W, C, k
 
 
 def _convolve(x: Array, weight: Array, mode: str = "constant") -> Array:
@@ -97,6 +98,13 @@ def _convolve(x: Array, weight: Array, mode: str = "constant") -> Array:
     padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode)  # type: ignore[call-overload]
     z = depthwise_conv_forward(padded, weight)[0]
     return z[:, margin : margin + H, margin : margin + W]
+
+
+def _only(k: int, tap: int) -> Array:
+    """A kernel that is 1 at [tap, tap] and zero elsewhere, for all channels."""
+    only = np.zeros((k, k, 1))
+    only[tap, tap] = 1.0
+    return only
 
 
 TURNED = "the kernel is turned by half a turn, which a convolution here does not do: weight[i, j] meets x[h + i - k//2]"
@@ -116,6 +124,8 @@ def depthwise_conv() -> Iterator[Case]:
             ),
             (_convolve(x, weight, "wrap"), "it wraps around: tokens outside the grid count as zero"),
             (_convolve(x, weight, "edge"), "the border is repeated: tokens outside the grid count as zero"),
+            (_convolve(x, weight * _only(k, k - 1)), "only the last tap is left: add the taps up (+=), do not set (=)"),
+            (x * weight.sum(axis=(0, 1)), "every tap meets the token itself: tap (i, j) looks at a neighbour"),
         ]
         if C > 1:
             crossed = np.repeat(z.sum(axis=3, keepdims=True), C, axis=3)
@@ -191,6 +201,10 @@ def depthwise_conv_dweight() -> Iterator[Case]:
                 (right.swapaxes(0, 1), "it is transposed: i goes with the rows h, j with the columns w"),
                 (dweight(x, inner), "windows that reach over the border are left out: they count too, zeros outside"),
                 (np.stack(taps).reshape(right.shape), "it wraps around: tokens outside the grid count as zero"),
+                (
+                    np.broadcast_to((dz * x).sum(axis=(0, 1, 2)), weight.shape),
+                    "every tap gets what the middle one gets: tap (i, j) met a neighbour",
+                ),
                 (dweight(x[:1], dz[:1]), "only the first image of the batch is there: add up over the batch"),
             )
             return tuple(Suspect("dweight", value, cause) for value, cause in wrong)

@@ -101,8 +101,9 @@ def run(folder: Path) -> dict[str, Any]:
 
 def silence() -> None:
     """Send what is printed from now on nowhere: one call's worth is enough to read."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(Exception):  # a learner's code may have closed or replaced them
+        sys.stdout.flush()
+        sys.stderr.flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
@@ -123,6 +124,5 @@ if __name__ == "__main__":
     limit_resources()
     content = json.dumps(run(here))
     (here / "results.json").write_text(content, encoding="utf-8")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    silence()
     os._exit(0)  # threads that a learner's code has left do not keep it alive

@@ -59,6 +59,17 @@ def _lacks_a_sum(name: str, yours: Array, truth: Array, case: Case) -> str:
     return ""
 
 
+def _is_not_repeated(name: str, yours: Array, truth: Array, case: Case) -> str:
+    if yours.ndim == truth.ndim and yours.size < truth.size:
+        try:
+            repeated = np.broadcast_to(yours, truth.shape)
+        except ValueError:
+            return ""
+        if same(repeated, truth):
+            return f"the numbers are right, but not repeated to the shape {truth.shape}: np.broadcast_to does that"
+    return ""
+
+
 def _sums_too_much(name: str, yours: Array, truth: Array, case: Case) -> str:
     for count in range(1, truth.ndim + 1):
         for axes in combinations(range(truth.ndim), count):
@@ -121,7 +132,9 @@ def _has_a_constant_ratio(name: str, yours: Array, truth: Array, case: Case) -> 
     if abs(ratio + 1.0) < CLOSE:
         return "the sign is turned: it is -1 times the right result"
     named = _name_number(ratio, case)
-    return f"it is {ratio:.6g} times the right result{named}: a constant factor is missing or too much"
+    mean = named.startswith(" (= 1/") and any(letter in named for letter in case.sizes)
+    advice = "is there a mean where a sum belongs, or one mean too many?" if mean else "a factor is missing or too much"
+    return f"it is {ratio:.6g} times the right result{named}: {advice}"
 
 
 def _is_flipped(name: str, yours: Array, truth: Array, case: Case) -> str:
@@ -135,15 +148,22 @@ def _is_flipped(name: str, yours: Array, truth: Array, case: Case) -> str:
     return ""
 
 
-def _is_rolled(name: str, yours: Array, truth: Array, case: Case) -> str:
-    """Equal but for a shift by a step or two, away from the border."""
-    for axis, shift in product(range(truth.ndim), (-2, -1, 1, 2)):
-        if truth.shape[axis] > 2 * abs(shift):
-            keep = slice(max(shift, 0), truth.shape[axis] + min(shift, 0))
-            index = (slice(None),) * axis + (keep,)
-            if same(np.roll(yours, shift, axis)[index], truth[index]):
-                return f"it is shifted by {-shift} along axis {axis}: an index is off, or the padding is on one side"
+def _is_shifted(name: str, yours: Array, truth: Array, case: Case) -> str:
+    """Equal but for a shift by a step or two along one axis or two, where both have a value."""
+    for count in (1, 2):
+        for axes in combinations(range(truth.ndim), count):
+            for shifts in product((-2, -1, 1, 2), repeat=count):
+                ours, theirs = [slice(None)] * truth.ndim, [slice(None)] * truth.ndim
+                for axis, shift in zip(axes, shifts, strict=True):
+                    ours[axis], theirs[axis] = _overlap(shift), _overlap(-shift)
+                part = truth[tuple(theirs)]
+                if part.size * 4 >= truth.size and same(yours[tuple(ours)], part):
+                    return f"it is shifted along {_axes(axes)}: an index is off by one, or the padding is on one side"
     return ""
+
+
+def _overlap(shift: int) -> slice:
+    return slice(shift, None) if shift > 0 else slice(None, shift)
 
 
 def _differs_by_a_factor(name: str, yours: Array, truth: Array, case: Case) -> str:
@@ -151,7 +171,8 @@ def _differs_by_a_factor(name: str, yours: Array, truth: Array, case: Case) -> s
         if not value.any() or same(value, np.ones_like(value)):
             continue
         if same(yours * value, truth):
-            return f"the factor {factor} is missing"
+            rule = ": the chain rule multiplies by the upstream gradient" if factor in case.upstream else ""
+            return f"the factor {factor} is missing{rule}"
         if same(yours, truth * value):
             return f"there is a factor {factor} too much"
     return ""
@@ -195,6 +216,7 @@ _OTHER_SHAPE: tuple[Finder, ...] = (
     _is_transposed,
     _is_reshaped,
     _lacks_a_sum,
+    _is_not_repeated,
     _sums_too_much,
     _has_another_shape,
 )
@@ -207,7 +229,7 @@ _SAME_SHAPE: tuple[Finder, ...] = (
     _is_flipped,
     _differs_by_a_factor,
     _differs_by_a_term,
-    _is_rolled,
+    _is_shifted,
     _is_nearly_right,
     _is_wrong_in_places,
 )
@@ -236,7 +258,8 @@ def _name_number(ratio: float, case: Case) -> str:
             if abs(ratio / size - 1.0) < CLOSE:
                 return f" (= {text})"
             if abs(ratio * size - 1.0) < CLOSE:
-                return f" (= 1/({text}), so the sum became a mean)" if count > 1 else f" (= 1/{text})"
+                text = text if count == 1 else f"({text})"
+                return f" (= 1/{text})"
     for name, value in case.arguments.items():
         if isinstance(value, float):
             for number, text in ((value, name), (1.0 - value, f"(1 - {name})")):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from minifocal.arrays import Array
-from minifocal.errors import InputError
 from minifocal.files import read_bytes
 from minifocal.gradcheck import ArrayCheck, compare_arrays
 from minifocal.learn.case import Case
@@ -110,8 +109,9 @@ def _judge_answers(exercise: Exercise, cases: Sequence[Case], answers: Answers) 
             break
     if not failed:
         return Verdict(PASSED)
-    # Where no axis has length 1 a missing sum or a swapped axis cannot pass for something else.
-    case, verdict = next((each for each in failed if min(each[0].sizes.values()) > 1), failed[0])
+    # Numbers that are wrong say most, and most of all where no axis has length 1: a missing sum or a swapped axis
+    # cannot pass for something else there.
+    case, verdict = min(failed, key=lambda each: (not each[1].findings, min(each[0].sizes.values()) == 1))
     return replace(verdict, case=case.title, other_cases=tuple(passed))
 
 
@@ -131,14 +131,11 @@ def _judge_case(
                 return Verdict(FAILED, f"{name} was changed in place: write into arrays of your own only")
         values.append(named)
     if len(values) < len(variants):
-        raise InputError(f"the process gave {len(values)} results for {len(variants)} calls")
+        return Verdict(FAILED, f"there are {len(values)} results for {len(variants)} calls: it wrote them itself?")
     plain, again, doubled, single = values
     findings = tuple(_find(case, plain, doubled))
     if findings:
-        wrong = [finding.check.name for finding in findings]
-        right = [name for name in case.expected if name not in wrong]
-        parts = [f"{', '.join(names)} {'are' if len(names) > 1 else 'is'}" for names in (wrong, right) if names]
-        return Verdict(FAILED, "; ".join(f"{part} {word}" for part, word in zip(parts, ("wrong", "right"))), findings)
+        return Verdict(FAILED, _headline(case, findings), findings)
     if not all(same(again[name], plain[name]) for name in plain):
         return Verdict(FAILED, "the same arguments gave another result the second time: something is remembered")
     if case.upstream and not all(same(doubled[name], 2.0 * plain[name]) for name in _linear(case)):
@@ -179,24 +176,39 @@ def _name_results(case: Case, value: Any) -> tuple[dict[str, Array], str]:
     return dict(zip(names, items, strict=True)), ""
 
 
+def _headline(case: Case, findings: Sequence[Finding]) -> str:
+    """Name what is wrong, and what is right."""
+    wrong = [finding.check.name for finding in findings]
+    right = [name for name in case.expected if name not in wrong]
+    parts = ((wrong, "wrong"), (right, "right"))
+    return "; ".join(
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {word}" for names, word in parts if names
+    )
+
+
 def _find(case: Case, plain: Mapping[str, Array], doubled: Mapping[str, Array]) -> Sequence[Finding]:
-    findings = []
-    for name, truth in case.expected.items():
-        yours = plain[name]
-        check = compare_arrays(name, yours, truth, TOLERANCE)
-        if check.passed:
-            continue
-        if yours.dtype.kind != "f":
-            cause = f"its elements are {yours.dtype}, expected {truth.dtype}: an array was made with another dtype"
-        else:
-            cause = diagnose(name, yours.astype("float64"), truth, case) or _misuses_upstream(
-                case, name, yours, doubled[name]
-            )
-        findings.append(Finding(check, cause or _LAST_RESORT, case.numeric and name in _linear(case)))
-    return findings
+    checks = {name: compare_arrays(name, plain[name], truth, TOLERANCE) for name, truth in case.expected.items()}
+    wrong = {name: check for name, check in checks.items() if not check.passed}
+    causes = {name: _cause(case, name, plain[name], doubled[name]) for name in wrong}
+    otherwise = SAME_CAUSE if any(causes.values()) else LAST_RESORT
+    return [
+        Finding(check, causes[name] or otherwise, case.numeric and name in _linear(case))
+        for name, check in wrong.items()
+    ]
 
 
-_LAST_RESORT = "none of the usual mistakes: write the formula with its indices and compare one element by hand"
+LAST_RESORT = "none of the usual mistakes: write the formula with its indices and compare one element by hand"
+SAME_CAUSE = "probably of the same cause"
+
+
+def _cause(case: Case, name: str, yours: Array, doubled: Array) -> str:
+    """Say why a result is wrong; empty where nothing fits."""
+    truth = case.expected[name]
+    if case.upstream and name not in _linear(case):
+        return "the forward pass was right as it was handed out: put it back"
+    if yours.dtype.kind != "f":
+        return f"its elements are {yours.dtype}, expected {truth.dtype}: an array was made with another dtype"
+    return diagnose(name, yours.astype("float64"), truth, case) or _misuses_upstream(case, name, yours, doubled)
 
 
 def _linear(case: Case) -> list[str]:

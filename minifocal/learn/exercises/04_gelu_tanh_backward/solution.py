@@ -13,7 +13,7 @@ import numpy as np
 
 def gelu_tanh_backward(dy, x):
     """Solve the exercise; see its docstring for the shapes."""
-    root = math.sqrt(2.0 / math.pi)
-    tanh = np.tanh(root * (x + 0.044715 * x**3))
-    du = root * (1.0 + 3.0 * 0.044715 * x**2)
+    outer = math.sqrt(2.0 / math.pi)
+    tanh = np.tanh(outer * (x + 0.044715 * x**3))
+    du = outer * (1.0 + 3.0 * 0.044715 * x**2)
     return dy * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh**2) * du)
