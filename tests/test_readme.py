@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_the_code_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     exec(weights, names)
     assert names["model"].config.num_classes == 10
     assert (tmp_path / "for-transformers" / "config.json").is_file()
+
+
+def test_the_transcript_of_the_readme_is_what_happens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "tests" / "learn")
+    from transcript import replay
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert replay([sys.executable, "-m", "minifocal"], README) == 4
 
 
 def test_every_link_of_the_readme_leads_to_a_file():
