@@ -41,7 +41,7 @@ from minifocal.functional.mean_pool import mean_pool_backward, mean_pool_forward
 from minifocal.functional.modulate import modulate_backward, modulate_forward
 from minifocal.functional.patches import patches_backward, patches_forward
 from minifocal.functional.split import split_backward, split_forward
-from minifocal.gradcheck import check_gradients, check_layer
+from minifocal.gradcheck import check_gradients, check_layer, compare_arrays, numeric_gradients
 from minifocal.layers.initializers import get_initializer
 from minifocal.layers.layer_norm import LayerNorm
 from minifocal.layers.linear import Linear
@@ -692,3 +692,59 @@ def test_a_drop_seed_lets_every_pass_drop_the_same():
 def test_a_layer_without_parameters_has_its_input_checked():
     report = check(build(LayerNorm, C))
     assert [check.name for check in report.checks] == ["x", "weight", "bias"]
+
+
+# The two halves by themselves: numbers without a backward function, and the comparison
+
+
+@pytest.mark.parametrize(("method", "rtol"), [("complex", 1e-12), ("central", 1e-8)])
+def test_numeric_gradients_are_those_of_the_backward_function(method, rtol):
+    rng = random_generator(20)
+    arrays = {"x": rng.standard_normal((2, 5, 4, 3)), "weight": rng.standard_normal((3, 3, 3))}
+    z, cache = depthwise_conv_forward(*arrays.values())
+    dz = rng.standard_normal(z.shape)
+    numeric = numeric_gradients(depthwise_conv_forward, arrays, dz, method=method)
+    assert list(numeric) == ["x", "weight"]
+    for found, right in zip(numeric.values(), depthwise_conv_backward(dz, cache), strict=True):
+        np.testing.assert_allclose(found, right, rtol=rtol, atol=rtol)
+
+
+def test_numeric_gradients_leave_the_arrays_and_refuse_what_the_check_refuses():
+    x = random_generator(21).standard_normal((2, 3))
+    kept = x.copy()
+    numeric_gradients(gelu_forward, {"x": x}, np.ones((2, 3)))
+    np.testing.assert_array_equal(x, kept)
+    with pytest.raises(InputError, match="gradients are checked in float64, but x is float32"):
+        numeric_gradients(gelu_forward, {"x": x.astype("float32")}, np.ones((2, 3)))
+    with pytest.raises(InputError, match="method must be one of central, complex, got 'forward'"):
+        numeric_gradients(gelu_forward, {"x": x}, np.ones((2, 3)), method="forward")
+
+
+def test_arrays_are_compared_element_by_element_worst_first():
+    right = np.array([[1.0, -2.0, 3.0], [0.0, 4.0, 5.0]])
+    wrong = right + np.array([[0.0, 0.0, 0.3], [1.0, 0.0, 0.0]])
+    check = compare_arrays("dx", wrong, right)
+    assert not check.passed
+    assert [entry.index for entry in check.entries[:2]] == [(1, 0), (0, 2)]
+    # An element near zero is measured by the root mean square of all of them.
+    rms = math.sqrt((right**2).mean())
+    assert check.entries[0].relative_error == pytest.approx(1.0 / max(1.0, rms))
+    assert check.entries[1].relative_error == pytest.approx(0.3 / 3.3)
+    assert compare_arrays("dx", right + 1e-9, right).passed
+    assert not compare_arrays("dx", right + 1e-9, right, tolerance=1e-12).passed
+
+
+@pytest.mark.parametrize(
+    ("array", "fault"),
+    [
+        (np.zeros((3, 2)), "must have shape (2, 3), got (3, 2)"),
+        (np.zeros((2, 3), "float32"), "must be float64, got float32"),
+        (np.full((2, 3), np.nan), "is not finite"),
+        (None, "must have shape (2, 3), got NoneType"),
+    ],
+)
+def test_what_cannot_be_compared_is_a_fault(array, fault):
+    check = compare_arrays("dx", array, np.ones((2, 3)))
+    assert fault in check.fault
+    assert not check.passed
+    assert check.entries == ()
