@@ -73,7 +73,8 @@ class SigmoidCache(NamedTuple):
 def sigmoid_forward(x: Array) -> tuple[Array, SigmoidCache]:
     """Logistic sigmoid: y = 1 / (1 + exp(-x)), elementwise.
 
-    Computed as (1 + tanh(x/2)) / 2, the same function, which cannot overflow.
+    Computed as (1 + tanh(x/2)) / 2, the same function, which cannot overflow. Its absolute error is rounding; far to
+    the left, where y itself is below rounding, the relative error is not, and y becomes exactly 0.
 
     Args:
         x: any shape, float.
