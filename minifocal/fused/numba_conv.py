@@ -223,9 +223,12 @@ def gated_gradient_kernel(
         share = gate[t * gate_pitch]
         above = t // T * dctx_image + t % T * dctx_pitch
         dctx_row = dctx[above : above + C]
+        # Two loops: one that sums and writes is compiled twice, for arrays that may overlap and for others, with two
+        # orders of summing, and which one runs depends on where the arrays happen to lie.
         total = number(dz, 0.0)
         for c in range(C):
             total += daggregate[t, c] * ctx[t, c]
+        for c in range(C):
             dz[t, c] = (dctx_row[c] + share * daggregate[t, c]) * slope[t, c]
         dgate[t] = total
 
