@@ -231,7 +231,9 @@ two = images[:2].transpose(0, 2, 3, 1).copy()
 for blocks in (2, 1):
     backward = partial(token_backward, network=networks["after"], blocks=blocks)
     report = mf.check_gradients(token_forward, backward, {"pixels": two})
-    print(f"back through {blocks} blocks: {'pass' if report.passed else 'FAIL'}, error {report.relative_error:.0e}")
+    print(
+        f"back through {blocks} of 2 blocks: {'pass' if report.passed else 'FAIL'}, error {report.relative_error:.0e}"
+    )
     assert report.passed == (blocks == 2)
 
 # %%
@@ -269,5 +271,5 @@ plt.show()
 #
 # 1. All gates change sign, and red becomes blue. Modulators and logits stay the same: $h$ gets the negated sum and
 #    negates it back, and its bias is left alone. So the sign of a gate means nothing by itself.
-# 2. On those of rows and columns 2 to 15: kernels of 3 and 5 reach $1 + 2 = 3$ tokens each way, so tokens 1 to 7. Row 0 and
-#    column 0 of the tokens, pixels 0 and 1, have a gradient of exactly 0.
+# 2. On those of rows and columns 2 to 15: kernels of 3 and 5 reach $1 + 2 = 3$ tokens each way, so tokens 1 to 7. The
+#    pixels of row and column 0 of the tokens have a gradient of exactly 0.
