@@ -168,8 +168,8 @@ for kernel_name, kernel in (("random kernel", weight), ("symmetric kernel", symm
 # %% [markdown]
 # ## Receptive fields of a chain
 #
-# A FocalNet chains $L$ depthwise convolutions, its focal levels (tutorial 7). The kernels grow: with levels
-# $l = 1, \dots, L$,
+# A FocalNet chains $L$ depthwise convolutions, its focal levels, the subject of tutorial 7. The kernels grow: with
+# levels $l = 1, \dots, L$,
 #
 # $$k_l = \text{focal\_window} + \text{focal\_factor} \cdot (l - 1) .$$
 #
@@ -251,8 +251,8 @@ assert cache.weight is weight
 # ## Answers
 #
 # 1. Ten. A block reaches $(13 - 1) / 2 = 6$ tokens to each side, and the opposite corner is 55 rows away: nine
-#    blocks reach 54. The published stage has two blocks; that is why there is a level of the whole map besides
-#    (tutorial 7).
+#    blocks reach 54. The published stage has two blocks; that is why there is a level of the whole map besides,
+#    the subject of tutorial 7.
 # 2. In the middle, yes: the kernel is the two kernels convolved with each other, at 49 products a token in place
 #    of $9 + 25$. In the two rows and columns along each border, no: the second convolution takes zero for what
 #    the first would have given outside the map, and one large convolution does not.

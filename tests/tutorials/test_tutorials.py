@@ -13,11 +13,14 @@ import nbformat
 import pytest
 
 from minifocal.arrays import check_device
+from minifocal.learn.judge import ABSENT, FAILED, PASSED, TODO
+from minifocal.learn.registry import EXERCISES, HINTS
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "tutorials"
 RUNNER = Path(__file__).parent / "running.py"
 MAKER = runpy.run_path(str(TUTORIALS / "make_notebooks.py"), run_name="maker")
+PAGE = (TUTORIALS / "README.md").read_text(encoding="utf-8")
 SCRIPTS = MAKER["scripts"]()
 LONGEST = 300.0  # seconds, many times what any takes: only a tutorial that hangs meets it
 
@@ -103,12 +106,13 @@ def test_it_checks_a_gradient_and_holds_itself_against_the_library(script):
 
 
 @every_tutorial
-def test_every_later_tutorial_that_it_names_is_only_pointed_at(script):
-    """What a reader needs is in tutorials before; the prose may say where a subject goes on."""
+def test_what_it_builds_on_stands_in_tutorials_before(script):
+    """A later one is named only as the place where a subject goes on."""
     for cell in cells(script):
         if cell.cell_type == "markdown":
-            for other in re.findall(r"\(tutorial (\d+)\)", cell.source):
-                assert int(other) < number_of(script), cell.source[:200]
+            for sentence in re.split(r"(?<=[.:;])\s", cell.source):
+                for other in re.findall(r"tutorial (\d+)", sentence):
+                    assert int(other) < number_of(script) or re.search("later|subject of|shows how", sentence), sentence
 
 
 @every_tutorial
@@ -148,6 +152,30 @@ def test_its_notebook_is_the_same_tutorial(script):
     code = "\n\n".join(cell.source for cell in kept.cells if cell.cell_type == "code" and cell.id != kept.cells[1].id)
     script_code = ast.parse(script.read_text(encoding="utf-8"))
     assert ast.dump(ast.parse(code)) == ast.dump(script_code)
+
+
+def test_the_page_lists_every_tutorial_with_its_title_and_its_time():
+    rows = re.findall(r"^\| (\d+) \| \[(.+?)\]\((.+?)\) \| .+ \| (\d+) \|$", PAGE, re.MULTILINE)
+    assert [(int(number), path) for number, _, path, _ in rows] == [(number_of(s), s.name) for s in SCRIPTS]
+    for (number, title, _, minutes), script in zip(rows, SCRIPTS, strict=True):
+        head = cells(script)[0].source
+        assert head.startswith(f"# {number}. {title}")
+        assert f"*Time:* {minutes} minutes." in head
+
+
+def test_the_page_names_every_verdict_and_command():
+    for verdict in (PASSED, FAILED, TODO, ABSENT):
+        assert f"`{verdict}`" in PAGE
+    for action in ("start", "check", "hint", "solution", "watch", "reset"):
+        assert re.search(rf"`{action}( NN)?`", PAGE)
+    assert str(HINTS) == "3"
+    assert "three hints" in PAGE
+    named = {exercise.number for exercise in EXERCISES}
+    plan = PAGE.partition("A plan for")[2]
+    given = set()
+    for first, last in re.findall(r"\b(\d\d)(?: to (\d\d))?", plan.partition("| 1:")[2]):
+        given |= {f"{number:02}" for number in range(int(first), int(last or first) + 1)}
+    assert named <= given
 
 
 def test_no_notebook_is_left_over():
