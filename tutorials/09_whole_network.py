@@ -199,8 +199,8 @@ assert losses["official"][-1] > 0.5
 
 # %% [markdown]
 # Both begin near $\ln 10 = 2.30$, what ten equal probabilities cost. The official one comes to about $\ln 8 = 2.08$
-# and then hardly moves: the 8 images have 8 different labels, and the head's bias alone can learn which labels
-# occur. A loss that is flat at the entropy of the labels is that of a network which does not see its input.
+# and from there on it creeps: the 8 images have 8 different labels, and the head's bias alone can learn which labels
+# occur. A loss that stays at the entropy of the labels is that of a network which does not see its input.
 #
 # Here the reason is size: compare the map after the stem with what the first modulation of a fresh network adds.
 
