@@ -216,12 +216,13 @@ def best_rate(runs, data, modulation):
     return max(RATES, key=lambda lr: accuracies(runs, **wanted, lr=lr).mean())
 
 
-def data_folder():
-    """Find tutorials/data from where this file lies or, in a notebook, from where it runs."""
-    places = [Path.cwd(), *Path.cwd().parents]
-    if "__file__" in globals():
-        places.insert(0, Path(__file__).resolve().parents[1])
-    return next(place / "tutorials" / "data" for place in places if (place / "tutorials" / "data").is_dir())
+def record_path():
+    """Find ablation.json: in the folder `data` beside the tutorials, or beside a notebook that stands alone."""
+    here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
+    for folder in (here / "data", here.parent / "data", here):
+        if (folder / "ablation.json").exists():
+            return folder / "ablation.json"
+    raise FileNotFoundError("put tutorials/data/ablation.json of the repository beside this notebook")
 
 
 if LONG:
@@ -241,7 +242,7 @@ if LONG:
                 runs.append(run(data, modulation, best_rate(runs, data, modulation), seed, "test"))
                 bar.update()
     record = {"numpy": np.__version__, "nearest_neighbour": baselines, "runs": runs}
-    write_bytes(data_folder() / "ablation.json", json.dumps(record, indent=1).encode())
+    write_bytes(record_path(), json.dumps(record, indent=1).encode())
 
 # %% [markdown]
 # ## A short one, live
@@ -260,7 +261,7 @@ for modulation in COLOURS:
 # `ablation.json` has every run. First see that it is of these networks, and that the rates were chosen as promised.
 
 # %%
-record = json.loads((data_folder() / "ablation.json").read_text())
+record = json.loads(record_path().read_text())
 runs = record["runs"]
 print(f"{len(runs)} runs, NumPy {record['numpy']}; validation accuracy in % by learning rate, mean of two seeds")
 print(" " * 22 + "".join(f"{lr:>8}" for lr in RATES))
