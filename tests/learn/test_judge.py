@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from minifocal.errors import InputError
+from minifocal.learn import child
 from minifocal.learn.case import Case
 from minifocal.learn.diagnoses import diagnose
 from minifocal.learn.judge import ABSENT, FAILED, PASSED, TODO, judge
@@ -186,6 +187,22 @@ def test_an_answer_that_is_not_linear_is_found_where_its_numbers_are_right(judge
     verdict = judged("16", answer(body))
     assert verdict.state == FAILED
     assert "twice the dy did not give twice the gradients" in verdict.reason
+
+
+def test_a_gradient_that_is_not_linear_in_the_upstream_gradient_is_named_so(judged):
+    verdict = judged("16", answer("return np.sinh(dy) * np.cos(x), (dy * x).sum(axis=(0, 1))"))
+    assert (
+        "it is not linear in dy: twice as large, it does not give twice the gradient" in verdict.findings[0].diagnosis
+    )
+    verdict = judged("16", answer("return np.cos(x), (dy * x).sum(axis=(0, 1))"))
+    assert (
+        "it does not depend on dy: the chain rule multiplies by the upstream gradient" in verdict.findings[0].diagnosis
+    )
+
+
+def test_results_larger_than_any_answer_are_not_read(judged, monkeypatch):
+    monkeypatch.setattr(child, "LARGEST_FILE", 100)
+    assert "it ended Python before it gave a result" in judged("16", answer(RIGHT)).reason
 
 
 def test_an_answer_that_is_right_in_float64_alone_is_found(judged):
