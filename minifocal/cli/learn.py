@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minifocal.cli.common import progress_bar, table
-from minifocal.errors import InputError
+from minifocal.errors import InputError, one_line
 from minifocal.files import cannot_read, write_bytes
 from minifocal.learn.grading import as_csv, grade
 from minifocal.learn.judge import ABSENT, PASSED, Finding, Verdict, judge
@@ -144,7 +144,7 @@ def _describe(exercise: Exercise, verdict: Verdict) -> list[str]:
     if verdict.printed.strip():
         lines += [
             "  your code printed, in its first call:",
-            *(f"    {line}" for line in verdict.printed.splitlines()[:20]),
+            *(f"    {one_line(line)}" for line in verdict.printed.splitlines()[:20]),
         ]
     if verdict.findings:
         lines.append(f"  stuck? minifocal learn hint {exercise.number}")
@@ -247,12 +247,12 @@ def _unused(path: Path) -> Path:
 
 
 def _grade(args: argparse.Namespace) -> int:
-    exercises = [find_exercise(name) for name in args.exercise] or list(EXERCISES)
+    exercises = list(dict.fromkeys(map(find_exercise, args.exercise))) or list(EXERCISES)
     if args.jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {args.jobs}")
     if missing := [str(folder) for folder in args.folders if not folder.is_dir()]:
         raise InputError(f"{', '.join(missing)}: no such folder; give one folder a submission")
-    names = [folder.resolve().name for folder in args.folders]
+    names = [one_line(folder.resolve().name) for folder in args.folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
             f"two submissions are called {', '.join(twice)}: rename one, or the table cannot tell them apart"

@@ -21,6 +21,7 @@ LARGEST_ARRAY = 2**24  # bytes; the exercises' arrays have a few thousand
 MEMORY = 4 * 2**30
 LARGEST_FILE = 2**26
 MESSAGE = 300  # characters kept of an error's text
+NUMBERS = "biufc"  # kinds of dtype
 
 
 def pack(value: Any, blob: bytearray) -> Any:
@@ -29,14 +30,14 @@ def pack(value: Any, blob: bytearray) -> Any:
         if type(value) is not np.ndarray and not isinstance(value, np.generic):
             return {"other": type(value).__name__}
         array = np.asarray(value)
-        if array.dtype.kind not in "biufc" or array.nbytes > LARGEST_ARRAY:
+        if array.dtype.kind not in NUMBERS or array.nbytes > LARGEST_ARRAY:
             return {"other": f"array of {array.dtype} with {array.size} elements"}
         start = len(blob)
         blob += array.tobytes()
         return {"array": [array.dtype.str, array.shape, start]}
     if type(value) in (bool, int, float):
         return {"number": value}
-    if type(value) is tuple:
+    if isinstance(value, tuple):  # a NamedTuple too
         return {"tuple": [pack(item, blob) for item in value]}
     return {"other": type(value).__name__}
 
@@ -66,8 +67,11 @@ def describe_error(error: BaseException, path: str) -> dict[str, Any]:
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == path:
             line = frame.lineno
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return {"type": type(error).__name__, "message": message[:MESSAGE], "line": line}
+    try:
+        message = str(error.msg if isinstance(error, SyntaxError) else error)
+    except Exception:  # an error of the learner's own, whose text cannot be made
+        message = ""
+    return {"type": type(error).__name__, "message": message[:MESSAGE], "line": line if type(line) is int else None}
 
 
 def run(folder: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def grade(
             verdict = judge(exercise, folder / exercise.file_name, time_limit)
         except InputError as error:
             verdict = Verdict(FAILED, str(error))
-        return Grade(folder.name or str(folder), exercise, verdict)
+        return Grade(one_line(folder.name or str(folder)), exercise, verdict)
 
     # Threads are enough: each waits for a process.
     with ThreadPoolExecutor(jobs) as pool:
@@ -74,6 +74,6 @@ def as_csv(grades: Sequence[Grade]) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line, and no formula: a spreadsheet computes what begins with one of these signs."""
+    """One line, and no formula: a spreadsheet computes what begins with one of these signs, behind spaces too."""
     text = one_line(text)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text

@@ -19,6 +19,7 @@ PASSED, FAILED, TODO, ABSENT = "passed", "not yet", "TODO", "not started"
 TOLERANCE = 1e-7
 SINGLE_TOLERANCE = 1e-3  # of float32 results beside those of float64: only a wrong computation is that far off
 LARGEST_ANSWER = 2**20  # bytes of a learner's file
+SHAPE_WORDS = ("shape", "broadcast", "mismatch", "dimension")  # in NumPy's errors about arrays that do not fit
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def judge(exercise: Exercise, path: Path, time_limit: float = TIME_LIMIT) -> Ver
         InputError: the file cannot be read, or is larger than any answer.
     """
     if not path.exists():
-        return Verdict(ABSENT, f"there is no {path.name}; minifocal learn start {exercise.number} puts it there")
+        place = Path(path.parent.name, path.name)
+        return Verdict(ABSENT, f"there is no {place}; minifocal learn start {exercise.number} puts it there")
     text = read_bytes(path, LARGEST_ANSWER)
     if text.split() == exercise.stub.encode().split():
         return Verdict(TODO, f"{exercise.function} is still as it was handed out")
@@ -126,18 +128,20 @@ def _judge_case(
         named, fault = _name_results(case, result.value)
         if fault:
             return Verdict(FAILED, fault)
+        if len(result.after) != len(arguments):
+            return Verdict(FAILED, NOT_ITS_OWN)
         for name, value, after in zip(arguments, arguments.values(), result.after, strict=True):
             if isinstance(value, np.ndarray) and not np.array_equal(value, after, equal_nan=True):
                 return Verdict(FAILED, f"{name} was changed in place: write into arrays of your own only")
         values.append(named)
     if len(values) < len(variants):
-        return Verdict(FAILED, f"there are {len(values)} results for {len(variants)} calls: it wrote them itself?")
+        return Verdict(FAILED, NOT_ITS_OWN)
     plain, again, doubled, single = values
+    if not all(_repeats(again[name], plain[name]) for name in plain):
+        return Verdict(FAILED, UNREPEATABLE)
     findings = tuple(_find(case, plain, doubled))
     if findings:
         return Verdict(FAILED, _headline(case, findings), findings)
-    if not all(same(again[name], plain[name]) for name in plain):
-        return Verdict(FAILED, "the same arguments gave another result the second time: something is remembered")
     if case.upstream and not all(same(doubled[name], 2.0 * plain[name]) for name in _linear(case)):
         return Verdict(FAILED, f"twice the {' and '.join(case.upstream)} did not give twice the gradients")
     for name, value in single.items():
@@ -152,10 +156,15 @@ def _judge_case(
     return None
 
 
+def _repeats(again: Array, first: Array) -> bool:
+    return same(again, first) or np.array_equal(again, first, equal_nan=True)  # a NaN again is no other result
+
+
 def _raised(exercise: Exercise, failure: Failure) -> Verdict:
     if failure.kind == "NotImplementedError":
         return Verdict(TODO, f"{exercise.function} still raises NotImplementedError")
-    shapes = "; two shapes do not fit there: print them" if failure.kind == "ValueError" else ""
+    misfit = failure.kind == "ValueError" and any(word in failure.message for word in SHAPE_WORDS)
+    shapes = "; two shapes do not fit there: print them" if misfit else ""
     return Verdict(FAILED, f"{exercise.function} raised {failure}{shapes}")
 
 
@@ -197,6 +206,11 @@ def _find(case: Case, plain: Mapping[str, Array], doubled: Mapping[str, Array]) 
     ]
 
 
+NOT_ITS_OWN = "the results do not belong to the calls: did the code write them itself?"
+UNREPEATABLE = (
+    "the same arguments gave another result the second time: something is remembered, drawn at random or, with "
+    "np.empty, never filled"
+)
 LAST_RESORT = "none of the usual mistakes: write the formula with its indices and compare one element by hand"
 SAME_CAUSE = "probably of the same cause"
 

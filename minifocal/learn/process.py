@@ -2,6 +2,7 @@
 
 The numbers that it computes come back as bytes, and are judged here. This bounds accidents (loops without an end,
 memory, prints, exits); it is no fence against code that means harm, which runs with the rights of whoever runs it.
+Whatever such code leaves, the judgement ends with a verdict.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from minifocal.errors import one_line
+from minifocal.files import read_bytes
 from minifocal.learn import child
 from minifocal.learn.child import Other, pack, unpack
 
@@ -72,28 +75,29 @@ def call(path: Path, function: str, calls: Sequence[Sequence[Any]], time_limit: 
         calls: the arguments of each call: arrays, numbers, tuples of numbers.
         time_limit: seconds for everything; then the process and what it started are killed.
     """
-    with tempfile.TemporaryDirectory(prefix="minifocal-") as name:
+    # The learner's code knows the folder, and may have taken it away.
+    with tempfile.TemporaryDirectory(prefix="minifocal-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         blob = bytearray()
         packed = [[pack(argument, blob) for argument in arguments] for arguments in calls]
         request = {"path": str(path.resolve()), "function": function, "calls": packed}
         (folder / "calls.json").write_text(json.dumps(request), encoding="utf-8")
         (folder / "calls.bin").write_bytes(blob)
-        with (folder / "printed").open("wb") as printed:
+        with (folder / "printed").open("w+b") as printed:
             status = _run([sys.executable, "-P", child.__file__, str(folder)], printed.fileno(), time_limit)
-        with (folder / "printed").open("rb") as file:
-            text = file.read(PRINTED).decode(errors="replace")
+            printed.seek(0)
+            text = printed.read(PRINTED).decode(errors="replace")
         if status is None:
             trouble = f"it did not end within {time_limit:g} seconds: a loop without an end?"
             return Answers(trouble=trouble, printed=text)
         try:
             return _read(folder, function, text)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
             return Answers(trouble=f"it ended Python before it gave a result (exit status {status})", printed=text)
 
 
 def _run(command: list[str], output: int, time_limit: float) -> int | None:
-    """Give the exit status, or None when the time was over. What the process started ends with it."""
+    """Give the exit status, or None when the time was over. What it started in its own session ends with it."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -116,15 +120,12 @@ def _run(command: list[str], output: int, time_limit: float) -> int | None:
 
 def _read(folder: Path, function: str, printed: str) -> Answers:
     """Read the results. The learner's code could have written anything there: what does not fit raises."""
-    sizes = [file.stat().st_size for file in (folder / "results.json", folder / "results.bin") if file.exists()]
-    if max(sizes, default=0) > child.LARGEST_FILE:
-        raise ValueError("results too large")
-    answer = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    answer = json.loads(read_bytes(folder / "results.json", child.LARGEST_FILE))
     if "error" in answer:
         return Answers(failure=_failure(answer["error"]), printed=printed)
     if answer.get("missing"):
         return Answers(trouble=f"it has no function {function}: keep the name of the stub", printed=printed)
-    blob = (folder / "results.bin").read_bytes()
+    blob = read_bytes(folder / "results.bin", child.LARGEST_FILE)
     return Answers(tuple(_result(result, blob) for result in answer["results"]), printed=printed)
 
 
@@ -138,12 +139,15 @@ def _array(value: Any) -> Any:
     """Numbers as arrays without axes, so that what follows knows arrays only."""
     if isinstance(value, tuple):
         return tuple(map(_array, value))
-    return value if isinstance(value, Other) else np.asarray(value)
+    if isinstance(value, Other):
+        return Other(one_line(value.name))
+    array = np.asarray(value)
+    return array if array.dtype.kind in child.NUMBERS else Other(f"array of {array.dtype}")
 
 
 def _failure(error: dict[str, Any]) -> Failure:
     line = error["line"]
-    kind, message = str(error["type"])[: child.MESSAGE], str(error["message"])[: child.MESSAGE]
+    kind, message = (one_line(str(error[key])[: child.MESSAGE]) for key in ("type", "message"))
     if "minifocal" in message and kind == "ModuleNotFoundError":
         message = "the exercise is to be solved with NumPy alone; minifocal cannot be imported here"
     return Failure(kind, message, line if isinstance(line, int) else None)

@@ -60,6 +60,7 @@ def load_progress(folder: Path) -> Progress:
 def _read_record(values: dict[str, Any]) -> Record:
     record = Record(**values)
     counts = (record.checks, record.hints, record.solution_asked)
-    if not isinstance(record.state, str) or not all(is_integer(count) and count >= 0 for count in counts):
+    known = isinstance(record.state, str) and record.state.isprintable()
+    if not known or not all(is_integer(count) and count >= 0 for count in counts):
         raise TypeError("a record of another kind")
     return record

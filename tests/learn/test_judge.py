@@ -53,6 +53,12 @@ def test_no_file_is_not_started(tmp_path):
         ("dy[0] = 0\n" + RIGHT, "dy was changed in place"),
         ("import minifocal", "ModuleNotFoundError in line 5: the exercise is to be solved with NumPy alone"),
         ("from minifocal.functional.layer_scale import layer_scale_backward", "to be solved with NumPy alone"),
+        ("raise ValueError('no \\ud800 text\\n\\x1b')", "raised ValueError in line 5: no   text"),
+        ("raise SyntaxError(5)", "raised SyntaxError in line 5: 5"),
+        ("raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})", "raised E in line 5"),
+        ("return type('a\\nb', (), {})()", "it returned one a b, expected"),
+        ("dy.sum(axis=(1, 1))", "duplicate value in 'axis'"),
+        ("dy @ gamma[:2]", "two shapes do not fit there: print them"),
         ("raise NotImplementedError", "still raises NotImplementedError"),
         ("input('dx? ')", "raised EOFError"),
     ],
@@ -148,6 +154,7 @@ HERE = """import os, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 (folder / 'results.bin').write_bytes(b'')"""
 BEYOND = '{"results": [{"value": {"array": ["<f8", [99], 0]}, "after": []}]}'
+UNASKED = '{"results": [{"value": {"tuple": [{"number": 1.0}, {"number": 2.0}]}, "after": []}]}'
 WRONG = "return dy, (dy * x).sum(axis=(0, 1))"
 
 
@@ -158,16 +165,23 @@ WRONG = "return dy, (dy * x).sum(axis=(0, 1))"
         "import sys, types\nm = types.ModuleType('minifocal.gradcheck')\nm.compare_arrays = lambda *a: True\n"
         "sys.modules['minifocal'] = types.ModuleType('minifocal')\nsys.modules['minifocal.gradcheck'] = m",
         "import builtins\nbuiltins.abs = builtins.max = lambda *a, **k: 0",
-        "import sys\nsys.modules.pop('minifocal')\nimport minifocal.learn.judge as j\nj.compare_arrays = None\n"
-        "import minifocal.gradcheck as g\ng.compare_arrays = lambda *a: None",
+        "import sys\nsys.modules.pop('minifocal')\nimport minifocal.learn.judge as j\n"
+        "j.compare_arrays = j.judge = None\nimport minifocal.gradcheck as g\ng.compare_arrays = lambda *a: None",
         "import json\njson.dumps = lambda value: '{\"results\": []}'",
         f"{HERE}\n(folder / 'results.json').write_text('{{\"passed\": true}}')",
         f"{HERE}\n(folder / 'results.json').write_text('{{\"results\": []}}')\nos._exit(0)",
         f"{HERE}\n(folder / 'results.json').write_text('[' * 10**5)\nos._exit(0)",
         f"{HERE}\n(folder / 'results.json').write_text('{BEYOND}')\nos._exit(0)",
+        f"{HERE}\n(folder / 'results.json').write_text('{UNASKED}')\nos._exit(0)",
+        f"{HERE}\n(folder / 'results.json').write_text('[1]')\nos._exit(0)",
+        f"{HERE}\nos.mkfifo(folder / 'results.json')\nos._exit(0)",
+        f"{HERE}\n(folder / 'printed').unlink()\nos.mkfifo(folder / 'printed')\nos._exit(0)",
+        f"{HERE}\nimport shutil\nshutil.rmtree(folder)\nos._exit(0)",
+        f"{HERE}\nimport shutil\nshutil.rmtree(folder)\nos.symlink('/', folder)\nos._exit(0)",
         "class Always(np.ndarray):\n    def __eq__(self, other): return True\n    def __sub__(self, other): return 0",
     ],
-    ids=["numpy", "modules", "builtins", "library", "json", "file", "empty", "deep", "beyond", "subclass"],
+    ids=["numpy", "modules", "builtins", "library", "json", "file", "empty", "deep", "beyond"]
+    + ["unasked", "list", "pipe", "printed", "removed", "link", "subclass"],
 )
 def test_no_wrong_answer_passes_by_reaching_for_the_judge(before, judged):
     """It computes its numbers in one process and is judged in another."""
@@ -179,7 +193,23 @@ def test_no_wrong_answer_passes_by_reaching_for_the_judge(before, judged):
 def test_an_answer_that_remembers_is_found(judged):
     body = f"global seen\nseen += 1\n{RIGHT.replace('gamma,', 'gamma * (1 if seen % 4 != 2 else 2),')}"
     verdict = judged("16", answer(body, "seen = 0"))
-    assert verdict.reason == "the same arguments gave another result the second time: something is remembered"
+    assert verdict.reason.startswith("the same arguments gave another result the second time: something is remembered")
+
+
+def test_an_answer_that_draws_is_told_so_and_not_what_its_numbers_look_like(judged):
+    verdict = judged("16", answer("return np.random.random(dy.shape), np.random.random(gamma.shape)"))
+    assert "drawn at random" in verdict.reason
+    assert not verdict.findings
+
+
+def test_a_nan_that_comes_again_is_no_other_result(judged):
+    verdict = judged("16", answer("return dy * np.nan, (dy * x).sum(axis=(0, 1))"))
+    assert "elements are NaN" in verdict.findings[0].diagnosis
+
+
+def test_a_named_tuple_is_a_tuple(judged):
+    before = "from typing import NamedTuple\nclass Grads(NamedTuple):\n    dx: object\n    dgamma: object"
+    assert judged("16", answer("return Grads(dy * gamma, (dy * x).sum(axis=(0, 1)))", before)).state == PASSED
 
 
 def test_an_answer_that_is_not_linear_is_found_where_its_numbers_are_right(judged):
