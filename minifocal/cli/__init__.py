@@ -5,6 +5,7 @@ A command is a module with `HELP` (one line), `EXAMPLE`, `add_arguments(parser)`
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit status: 0 done, 1 a check or a training failed, 2 the input cannot be used, 130 interrupted,
         141 the reader of the output has gone.
     """
+    _escape_what_cannot_be_printed()
     args = make_parser().parse_args(argv)
     try:
         status: int = args.run(args)
@@ -102,6 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
     print(f"minifocal {args.command}: {message}", file=sys.stderr)
     return status
+
+
+def _escape_what_cannot_be_printed() -> None:
+    """A terminal without Φ, or a file name that is no text, is no reason to stop: print an escape in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
