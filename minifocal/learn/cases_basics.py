@@ -12,7 +12,7 @@ from minifocal.functional.activations import gelu_forward, gelu_tanh_forward
 from minifocal.functional.cross_entropy import cross_entropy_forward
 from minifocal.functional.layer_norm import layer_norm_forward
 from minifocal.functional.linear import linear_forward
-from minifocal.learn.case import Case, Draws, Suspect, gradient_case, same
+from minifocal.learn.case import Case, Draws, Suspect, as_given, gradient_case
 
 
 def linear() -> Iterator[Case]:
@@ -22,15 +22,17 @@ def linear() -> Iterator[Case]:
         x, weight, bias = draw(B, T, I), draw(I, O), draw(O)
 
         def suspects(dy: Array, x: Array = x) -> tuple[Suspect, ...]:
-            sums = np.outer(x.sum(axis=(0, 1)), dy.sum(axis=(0, 1)))
             cause = "it is a product of sums, expected a sum of products: multiply at each position, then add up"
-            return (Suspect("dweight", sums, cause),)
+            sums = [np.outer(x.sum(axis=(0, 1)), dy.sum(axis=(0, 1)))]
+            sums += [x.sum(axis=axis).T @ dy.sum(axis=axis) for axis in (0, 1)]
+            first = Suspect("dweight", x[0].T @ dy[0], "only the first of the batch is there: add up over the batch")
+            return (*(Suspect("dweight", value, cause) for value in sums), first)
 
         yield gradient_case(
             {"B": B, "T": T, "I": I, "O": O},
             linear_forward,
             {"x": x, "weight": weight, "bias": bias},
-            {"dy": same, "x": x, "weight": weight},
+            {"dy": as_given, "x": x, "weight": weight},
             draw=draw,
             suspects=suspects,
         )
@@ -39,7 +41,10 @@ def linear() -> Iterator[Case]:
 def broadcast() -> Iterator[Case]:
     """y = x, repeated to a larger shape."""
     draw = Draws(1)
-    for shape, target in (((3,), (4, 3)), ((2, 1, 1, 3), (2, 5, 4, 3)), ((4, 1), (2, 5, 4, 3)), ((), (2, 3))):
+    # The last one: an axis of length 1 in front of all others.
+    shapes = ((3,), (2, 1, 1, 3), (4, 1), (), (1, 4, 1))
+    targets = ((4, 3), (2, 5, 4, 3), (2, 5, 4, 3), (2, 3), (2, 4, 3))
+    for shape, target in zip(shapes, targets, strict=True):
 
         def forward(x: Array, target: tuple[int, ...] = target) -> tuple[Array, None]:
             return np.broadcast_to(x, target), None
@@ -47,13 +52,17 @@ def broadcast() -> Iterator[Case]:
         def suspects(dy: Array, shape: tuple[int, ...] = shape) -> tuple[Suspect, ...]:
             lengths = (1,) * (dy.ndim - len(shape)) + shape
             first = dy[tuple(slice(0, length) for length in lengths)].reshape(shape)
-            return (Suspect("dx", first, "it is the first of the elements that belong together: add all of them up"),)
+            total = np.full(shape, dy.sum())
+            return (
+                Suspect("dx", first, "it is the first of the elements that belong together: add all of them up"),
+                Suspect("dx", total, "everything is added up: an axis that was not repeated keeps its elements apart"),
+            )
 
         yield gradient_case(
             {f"axis{axis}": length for axis, length in enumerate(target)},
             forward,
             {"x": draw(*shape)},
-            {"dy": same, "shape": shape},
+            {"dy": as_given, "shape": shape},
             draw=draw,
             suspects=suspects,
         )
@@ -83,6 +92,8 @@ def gelu() -> Iterator[Case]:
                         "the term Φ(x) is missing: y = x Φ(x) is a product, and both factors depend on x",
                     ),
                     (dy * (cdf + density), "φ(x) stands without its factor x"),
+                    (dy * (cdf - x * density), "the term x φ(x) has the wrong sign"),
+                    (dy * (cdf - x * x * density), "φ(x) itself is differentiated: the slope of Φ is φ"),
                     (dy * (wide + x * density), "Φ(x) = (1 + erf(x/√2)) / 2: erf is taken of x, not of x/√2"),
                     (
                         dy * (cdf + x * density * math.sqrt(2.0 * math.pi)),
@@ -93,7 +104,11 @@ def gelu() -> Iterator[Case]:
                         "φ(x) has exp(-x²/2): the exponent is not halved",
                     ),
                     (dy * x * cdf, "it is the forward pass again: the slope is asked for"),
-                    (dy * (2 * cdf - 1 + x * density), "Φ(x) = (1 + erf(x/√2)) / 2: the 1 or the half is missing"),
+                    *(
+                        (dy * (value + x * density), "Φ(x) = (1 + erf(x/√2)) / 2: the 1 or the half is missing")
+                        for value in (2.0 * cdf - 1.0, 2.0 * cdf, cdf - 0.5)
+                    ),
+                    (dy * (x > 0.0), "it is the slope of ReLU"),
                     (dy * tanh, "it is the slope of the GELU by tanh, which is another function"),
                 )
             )
@@ -102,7 +117,7 @@ def gelu() -> Iterator[Case]:
             {"B": B, "C": C},
             gelu_forward,
             {"x": x},
-            {"dy": same, "x": x},
+            {"dy": as_given, "x": x},
             draw=draw,
             suspects=suspects,
         )
@@ -129,6 +144,14 @@ def gelu_tanh() -> Iterator[Case]:
                     (dy * (first + 0.5 * x * du), "the slope of tanh, 1 - tanh² u, is missing"),
                     (dy * (first + 0.5 * sech2 * du), "the second term stands without its factor x"),
                     (dy * (first + x * sech2 * du), "the second term lacks its factor 1/2"),
+                    (dy * (2.0 * first + 0.5 * x * sech2 * du), "the first term lacks its factor 1/2"),
+                    (dy * (first - 0.5 + 0.5 * x * sech2 * du), "the first term is (1 + tanh u) / 2: the 1 is missing"),
+                    (
+                        dy * 0.5 * x * sech2 * du,
+                        "the first term is missing: y is a product, and both factors depend on x",
+                    ),
+                    (dy * (first - 0.5 * x * sech2 * du), "the second term has the wrong sign"),
+                    (dy * (first + 0.5 * x * sech2 * du / root), "du/dx lacks the factor √(2/π)"),
                     (
                         dy * (first + 0.5 * x * sech2 * root * (1.0 + cubic * x**2)),
                         "du/dx lacks the factor 3 that x³ brings down",
@@ -146,7 +169,7 @@ def gelu_tanh() -> Iterator[Case]:
             {"B": B, "C": C},
             gelu_tanh_forward,
             {"x": x},
-            {"dy": same, "x": x},
+            {"dy": as_given, "x": x},
             draw=draw,
             suspects=suspects,
         )
@@ -162,6 +185,7 @@ def cross_entropy() -> Iterator[Case]:
         def suspects(dloss: Array, logits: Array = logits, labels: Array = labels) -> tuple[Suspect, ...]:
             B = len(logits)
             cause_rows = "the softmax runs over the batch: it belongs over the classes, axis 1"
+            total = _softmax(logits.reshape(1, -1), labels[:1])[0].reshape(logits.shape)
             (p, one_hot), columns = _softmax(logits, labels), _softmax(logits.T, labels)[0].T
             return tuple(
                 Suspect("dlogits", dloss * value, cause)
@@ -175,6 +199,16 @@ def cross_entropy() -> Iterator[Case]:
                         (p - one_hot) * one_hot / B,
                         "only the label's own logit has a gradient: the sum holds all of them",
                     ),
+                    ((p + one_hot) / B, "one is added at the label: take it off"),
+                    (
+                        (p - one_hot.max(axis=0)) / B,
+                        "every row loses one at the labels of all: each has its own label, labels[b]",
+                    ),
+                    (
+                        -one_hot / np.maximum(p, 1e-300) / B,
+                        "it is the slope of -log p with respect to p: softmax follows",
+                    ),
+                    ((total - one_hot) / B, "the softmax runs over the whole batch: each row has a sum of its own"),
                     (p * (1.0 - p) / B, "it is the diagonal of the softmax's derivative: off it there is -p_i p_j"),
                     ((columns - one_hot) / B, cause_rows),
                     ((p - one_hot) * p / B, "there is a factor p too much: log and softmax together cancel it"),
@@ -214,13 +248,27 @@ def layer_norm() -> Iterator[Case]:
             variance = (centred**2).mean(axis=-1, keepdims=True)
             rstd = 1.0 / np.sqrt(variance + eps)
 
-            def dx(rstd: Array = rstd, weight: Array = weight, mean: float = 1.0, var: float = 1.0) -> Array:
+            def dx(
+                rstd: Array = rstd,
+                weight: Array = weight,
+                mean: float | Array = 1.0,
+                var: float | Array = 1.0,
+                direct: Array = dy * weight,
+            ) -> Array:
                 x_hat, dx_hat = centred * rstd, dy * weight
                 through_mean = dx_hat.mean(axis=-1, keepdims=True)
                 through_variance = x_hat * (dx_hat * x_hat).mean(axis=-1, keepdims=True)
-                return rstd * (dx_hat - mean * through_mean - var * through_variance)
+                return rstd * (direct - mean * through_mean - var * through_variance)
 
-            unbiased = variance * C / (C - 1)
+            def of_rstd(rstd: Array, cause: str) -> tuple[Suspect, Suspect]:
+                dweight = (dy * centred * rstd).sum(axis=(0, 1))
+                return Suspect("dx", dx(rstd), cause), Suspect("dweight", dweight, cause)
+
+            unbiased, ones, x_hat = variance * C / (C - 1), np.ones(C), centred * rstd
+            mean_of_dy = dy.mean(axis=-1, keepdims=True) / (dy * weight).mean(axis=-1, keepdims=True)
+            variance_of_dy = (dy * x_hat).mean(axis=-1, keepdims=True) / (dy * weight * x_hat).mean(
+                axis=-1, keepdims=True
+            )
             positions = (0, 1)
             return (
                 Suspect("dx", dx(mean=0.0), "the term through the mean is missing: every x[j] moves the mean"),
@@ -228,14 +276,37 @@ def layer_norm() -> Iterator[Case]:
                 Suspect(
                     "dx", dx(mean=0.0, var=0.0), "both hidden terms are missing: through the mean and the variance"
                 ),
-                Suspect("dx", dx(weight=np.ones(C)), "the factor weight is missing: dx_hat = dy * weight comes first"),
+                Suspect(
+                    "dx", dx(weight=ones, direct=dy), "the factor weight is missing: dx_hat = dy * weight comes first"
+                ),
                 Suspect("dx", dx(var=-1.0), "the term through the variance has the wrong sign"),
                 Suspect("dx", dx(mean=-1.0), "the term through the mean has the wrong sign"),
                 Suspect("dx", dx(mean=C, var=C), "the hidden terms are sums over the channels, expected means: 1/C"),
+                Suspect("dx", dx(mean=C), "the term through the mean is a sum over the channels, expected the mean"),
+                Suspect("dx", dx(var=C), "the term through the variance is a sum over the channels, expected the mean"),
+                Suspect("dx", dx(mean=mean_of_dy), "the term through the mean takes dy, expected dx_hat = dy * weight"),
+                Suspect(
+                    "dx",
+                    dx(var=variance_of_dy),
+                    "the term through the variance takes dy, expected dx_hat = dy * weight",
+                ),
+                Suspect(
+                    "dx", weight * dx(weight=ones, direct=dy), "weight comes last, but belongs inside: dx_hat first"
+                ),
+                Suspect("dx", dx(var=1.0 / rstd), "the term through the variance takes x - mean, expected x_hat twice"),
+                Suspect("dx", dx(var=1.0 / x_hat), "the term through the variance lacks its factor x_hat"),
+                Suspect("dx", rstd * dx(), "the factor 1/sqrt(variance + eps) is there twice"),
                 Suspect("dx", dx() / rstd, "the factor 1/sqrt(variance + eps) in front is missing"),
-                Suspect("dx", dx(1.0 / np.sqrt(variance)), "eps is forgotten: the root is of variance + eps"),
-                Suspect("dx", dx(1.0 / (np.sqrt(variance) + eps)), "eps belongs under the root: sqrt(variance + eps)"),
-                Suspect("dx", dx(1.0 / np.sqrt(unbiased + eps)), "the variance is divided by C - 1, expected C"),
+                *of_rstd(1.0 / np.sqrt(variance), "eps is forgotten: the root is of variance + eps"),
+                *of_rstd(1.0 / np.sqrt(variance + 1e-5), "eps is 1e-5 whatever is given: take the argument"),
+                *of_rstd(1.0 / (np.sqrt(variance) + eps), "eps belongs under the root: sqrt(variance + eps)"),
+                *of_rstd(1.0 / np.sqrt(unbiased + eps), "the variance is divided by C - 1, expected C"),
+                *of_rstd(
+                    1.0 / np.sqrt(C * variance + eps), "the variance is a sum over the channels, expected the mean"
+                ),
+                *of_rstd(rstd * rstd, "the root of variance + eps is missing"),
+                *of_rstd(1.0 / rstd, "it is multiplied by sqrt(variance + eps), expected divided"),
+                Suspect("dweight", dy.sum(axis=positions), "the factor x_hat is missing: that is a bias's gradient"),
                 Suspect("dweight", (dy * x).sum(axis=positions), "dweight takes x, expected the normalised x_hat"),
                 Suspect(
                     "dweight", (dy * centred).sum(axis=positions), "dweight takes x - mean: not divided by the root"
@@ -251,7 +322,7 @@ def layer_norm() -> Iterator[Case]:
             {"B": B, "T": T, "C": C},
             partial(layer_norm_forward, eps=eps),
             {"x": x, "weight": weight, "bias": bias},
-            {"dy": same, "x": x, "weight": weight, "eps": eps},
+            {"dy": as_given, "x": x, "weight": weight, "eps": eps},
             draw=draw,
             suspects=suspects,
         )

@@ -11,7 +11,7 @@ from minifocal.functional.context import focal_level_forward
 from minifocal.functional.depthwise_conv import depthwise_conv_backward, depthwise_conv_forward
 from minifocal.functional.layer_norm import layer_norm_forward
 from minifocal.functional.linear import linear_forward
-from minifocal.learn.case import Case, Draws, Suspect, gradient_case, same
+from minifocal.learn.case import Case, Draws, Suspect, as_given, gradient_case
 
 EPS = 1e-5
 
@@ -44,6 +44,8 @@ def _mlp_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...]
     def dx(slope: Array) -> Array:
         return dy + (dy @ weight2.T * slope) @ weight1.T
 
+    dhidden = (dy @ weight2.T).reshape(-1, z.shape[-1])
+    dweight1 = x.reshape(-1, x.shape[-1]).T @ dhidden
     dweight2 = z.reshape(-1, z.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
     return (
         Suspect(
@@ -51,7 +53,12 @@ def _mlp_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...]
         ),
         Suspect("dx", dx(np.ones_like(z)), "the slope of GELU is missing"),
         Suspect("dx", dx(cache.slope - density_part), "the term z φ(z) of GELU's slope is missing"),
+        Suspect("dx", dx(cache.slope - 2.0 * density_part), "the term z φ(z) of GELU's slope has the wrong sign"),
+        Suspect("dx", dx(gelu_forward(x @ weight1)[1].slope), "the slope of GELU is taken before bias1 is added"),
+        Suspect("dx", dx(z > 0.0), "it is the slope of ReLU"),
         Suspect("dx", dx(hidden), "GELU itself stands where its slope belongs"),
+        Suspect("dweight1", dweight1, "dweight1 takes dhidden, expected dz"),
+        Suspect("dbias1", dhidden.sum(axis=0), "dbias1 takes dhidden, expected dz"),
         Suspect("dweight2", dweight2, "dweight2 takes z, expected hidden"),
     )
 
@@ -71,7 +78,7 @@ def _gated_conv(x: Array, weight: Array, gate: Array) -> tuple[Array, None]:
 def _conv_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...]:
     x, weight, gate = arrays.values()
     z, conv = depthwise_conv_forward(x, weight)
-    slope = gelu_forward(z)[1].slope
+    ctx, (slope,) = gelu_forward(z)
     one_axis = "the kernel is turned along one axis only: half a turn reverses both"
     turned, ungated = weight[::-1, ::-1], depthwise_conv_backward(dy * slope, conv)
     kernels = (
@@ -84,7 +91,20 @@ def _conv_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...
     return (
         *(Suspect("dx", depthwise_conv_forward(dy * gate * slope, kernel)[0], cause) for kernel, cause in kernels),
         *(Suspect(name, ungated[at], "the gate is missing in dz") for at, name in enumerate(("dx", "dweight"))),
-        Suspect("dx", depthwise_conv_backward(dy * gate, conv)[0], "the slope of GELU is missing in dz"),
+        *(
+            Suspect(name, depthwise_conv_backward(dz, conv)[at], cause)
+            for dz, cause in (
+                (dy * gate, "the slope of GELU is missing in dz"),
+                (dy * gate * ctx, "GELU itself stands where its slope belongs"),
+                (
+                    dy * gate * gelu_forward(ctx)[1].slope,
+                    "the slope of GELU is taken at its output, expected its input z",
+                ),
+                (dy, "it takes dy, expected dz: the gate and the slope of GELU come first"),
+            )
+            for at, name in enumerate(("dx", "dweight"))
+        ),
+        Suspect("dgate", (dy * x).sum(axis=-1, keepdims=True), "dgate takes x, expected ctx"),
         Suspect("dgate", (dy * z).sum(axis=-1, keepdims=True), "dgate takes z, expected ctx, which is GELU(z)"),
     )
 
@@ -115,14 +135,19 @@ def _post_ln_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, 
     _, (p_hat, rstd, _) = layer_norm_forward(q * m, norm_weight, norm_bias, EPS)
     right = dy * norm_weight
 
-    def dx(direct: Array = right, mean: Array = right, variance: Array = right, turn: bool = False) -> Array:
+    def parts(direct: Array = right, mean: Array = right, variance: Array = right) -> tuple[Array, Array]:
         mean_part = mean.mean(axis=-1, keepdims=True)
         variance_part = p_hat * (variance * p_hat).mean(axis=-1, keepdims=True)
         dp = rstd * (direct - mean_part - variance_part)
-        dq, dm = (dp * q, dp * m) if turn else (dp * m, dp * q)
+        return dp * m, dp * q
+
+    def back(dq: Array, dm: Array) -> Array:
         return dy + dq @ weight_q.T + dm @ weight_m.T
 
-    nothing = 0.0 * dy
+    def dx(direct: Array = right, mean: Array = right, variance: Array = right) -> Array:
+        return back(*parts(direct, mean, variance))
+
+    (dq, dm), nothing, C = parts(), 0.0 * dy, x.shape[-1]
     return (
         Suspect("dx", dx(variance=dy), "the term through the variance takes dy, expected dp_hat = dy * norm_weight"),
         Suspect("dx", dx(mean=dy), "the term through the mean takes dy, expected dp_hat = dy * norm_weight"),
@@ -130,7 +155,22 @@ def _post_ln_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, 
         Suspect("dx", dx(mean=nothing), "the term through the mean is missing"),
         Suspect("dx", dx(variance=nothing), "the term through the variance is missing"),
         Suspect("dx", dx(mean=nothing, variance=nothing), "both hidden terms of LayerNorm are missing"),
-        Suspect("dx", dx(turn=True), "q and m are exchanged: of a product each factor gets the other"),
+        Suspect("dx", dx(variance=-right), "the term through the variance has the wrong sign"),
+        Suspect("dx", dx(mean=-right), "the term through the mean has the wrong sign"),
+        Suspect("dx", dx(mean=C * right), "the term through the mean is a sum over the channels, expected the mean"),
+        Suspect(
+            "dx", dx(variance=C * right), "the term through the variance is a sum over the channels, expected the mean"
+        ),
+        Suspect("dx", back(dq / rstd, dm / rstd), "the factor rstd is missing in dp"),
+        Suspect(
+            "dx",
+            back(dm, dq),
+            "q and m are exchanged: dq = dp * m goes back through weight_q, dm = dp * q through weight_m",
+        ),
+        Suspect("dx", dy + dq @ weight_q + dm @ weight_m, "the weights are not transposed on the way back"),
+        Suspect("dx", dy + dq @ weight_q.T, "what comes back through m is missing"),
+        Suspect("dx", dy + dm @ weight_m.T, "what comes back through q is missing"),
+        Suspect("dnorm_weight", (dy * q * m).sum(axis=(0, 1)), "dnorm_weight takes p = q * m, expected p_hat"),
     )
 
 
@@ -148,7 +188,7 @@ def _block(
         sizes,
         forward,
         arrays,
-        {"dy": same, **arrays, **(options or {})},
+        {"dy": as_given, **arrays, **(options or {})},
         draw=draw,
         suspects=lambda dy: mistakes(dy, arrays),
         values={"y": y},

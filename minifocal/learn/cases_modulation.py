@@ -1,11 +1,12 @@
 """Calls and usual mistakes of the exercises on focal modulation, what surrounds it in a block, and the optimizer."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from minifocal.arrays import Array, random_generator
+from minifocal.arrays import Array, erf, random_generator
 from minifocal.functional.activations import gelu_forward
 from minifocal.functional.context import focal_level_backward, focal_level_forward, global_level_forward
 from minifocal.functional.depthwise_conv import depthwise_conv_forward
@@ -14,7 +15,7 @@ from minifocal.functional.layer_scale import layer_scale_forward
 from minifocal.functional.linear import linear_forward
 from minifocal.functional.modulate import modulate_forward
 from minifocal.functional.updates import UpdateRow, sgd_update
-from minifocal.learn.case import Case, Draws, Suspect, gradient_case, same
+from minifocal.learn.case import Case, Draws, Suspect, as_given, gradient_case
 
 MAPS = ((1, 1, 2, 2), (2, 5, 4, 3))  # B, H, W, C
 
@@ -32,6 +33,7 @@ def gates() -> Iterator[Case]:
             L = len(ctx)
             summed = np.stack([(dy * ctx.sum(axis=0)).sum(axis=-1)] * L, axis=-1)
             plain = np.stack([ctx[level].sum(axis=-1) for level in range(L)], axis=-1)
+            sums = plain * dy.sum(axis=-1, keepdims=True)
             no_gate = np.broadcast_to(dy, ctx.shape)
             total = gates.sum(axis=-1, keepdims=True) * no_gate
             turned = np.stack([gates[..., level : level + 1] * dy for level in reversed(range(L))])
@@ -39,6 +41,10 @@ def gates() -> Iterator[Case]:
                 Suspect("dctx", no_gate, "the gates are missing: each level gets its own gate's share of dy"),
                 Suspect("dctx", total, "every level gets the sum of the gates, expected its own gate"),
                 Suspect("dctx", turned, "the levels are in reverse order"),
+                Suspect(
+                    "dctx", ctx * dy, "dctx takes ctx, expected the gates: of a product each factor gets the other"
+                ),
+                Suspect("dgates", sums, "it is a product of sums over the channels, expected a sum of products"),
                 Suspect("dgates", summed, "a gate gets the sum over all levels, expected its own level's context"),
                 Suspect("dgates", plain, "dgates does not depend on dy: the chain rule multiplies by it"),
             )
@@ -47,7 +53,7 @@ def gates() -> Iterator[Case]:
             {"L": L, "B": B, "H": H, "W": W, "C": C},
             forward,
             {"ctx": ctx, "gates": gates},
-            {"dy": same, "ctx": ctx, "gates": gates},
+            {"dy": as_given, "ctx": ctx, "gates": gates},
             draw=draw,
             suspects=suspects,
         )
@@ -63,7 +69,9 @@ def global_level() -> Iterator[Case]:
         def forward(ctx: Array, gate: Array) -> tuple[Array, Any]:
             return global_level_forward(ctx, gate, 0.0)
 
-        def suspects(dy: Array, gate: Array = gate, slope: Array = cache.slope) -> tuple[Suspect, ...]:
+        def suspects(
+            dy: Array, gate: Array = gate, slope: Array = cache.slope, ctx_global: Array = ctx_global
+        ) -> tuple[Suspect, ...]:
             _, H, W, _ = dy.shape
 
             def spread(one: Array) -> Array:
@@ -91,14 +99,32 @@ def global_level() -> Iterator[Case]:
                     spread(slope * (gate * dy).mean(axis=both, keepdims=True)),
                     "it is divided by H*W twice: sum over the tokens, then spread one mean",
                 ),
+                Suspect(
+                    "dctx",
+                    spread(slope * (gate * dy).sum(axis=(0, *both), keepdims=True)),
+                    "it is summed over the batch: each image has a mean of its own",
+                ),
+                Suspect(
+                    "dctx",
+                    spread(slope * dy.sum(axis=both, keepdims=True) * gate.sum(axis=both, keepdims=True)),
+                    "it is a product of sums, expected a sum of products: multiply at each token, then add up",
+                ),
+                Suspect(
+                    "dctx", gate * dy * slope * ctx_global, "dctx takes ctx_global: that is what the gate gets, not ctx"
+                ),
                 Suspect("dgate", dy.sum(axis=-1, keepdims=True), "the factor ctx_global is missing in dgate"),
+                Suspect(
+                    "dgate",
+                    (dy * ctx_global * slope).sum(axis=-1, keepdims=True),
+                    "there is a slope of GELU in dgate: the gate stands behind GELU",
+                ),
             )
 
         yield gradient_case(
             {"B": B, "H": H, "W": W, "C": C},
             forward,
             {"ctx": ctx, "gate": gate},
-            {"dy": same, "gate": gate, "ctx_global": ctx_global, "slope": cache.slope},
+            {"dy": as_given, "gate": gate, "ctx_global": ctx_global, "slope": cache.slope},
             draw=draw,
             suspects=suspects,
         )
@@ -114,10 +140,17 @@ def modulation() -> Iterator[Case]:
             return modulate_forward(q, linear_forward(z, weight, bias)[0])
 
         def suspects(dy: Array, arrays: dict[str, Array] = arrays) -> tuple[Suspect, ...]:
-            q, z, weight, _ = arrays.values()
+            q, z, weight, bias = arrays.values()
             rows, C = z.reshape(-1, z.shape[-1]), z.shape[-1]
             wrong = (
                 ("dq", dy * z, "dq takes z, expected the modulator z @ weight + bias"),
+                ("dq", dy * q, "dq takes q, expected the modulator: of a product each factor gets the other"),
+                ("dq", dy, "the modulator is missing: dq = dy * modulator"),
+                (
+                    "dq",
+                    dy * (z @ weight.T + bias),
+                    "weight is transposed in the modulator: forward is z @ weight + bias",
+                ),
                 ("dq", dy * (z @ weight), "the bias is missing in the modulator"),
                 ("dz", dy @ weight.T, "the factor q is missing: dmodulator = dy * q comes first"),
                 ("dz", (dy * q) @ weight, "weight is not transposed on the way back"),
@@ -132,7 +165,7 @@ def modulation() -> Iterator[Case]:
             {"B": B, "H": H, "W": W, "C": C},
             forward,
             arrays,
-            {"dy": same, **arrays},
+            {"dy": as_given, **arrays},
             draw=draw,
             suspects=suspects,
         )
@@ -150,12 +183,18 @@ def drop_path() -> Iterator[Case]:
         def suspects(dy: Array, draws: Array = draws, rate: float = rate) -> tuple[Suspect, ...]:
             by_sample = draws[:, None, None, None]
             kept, turned = by_sample < 1.0 - rate, by_sample < rate
+            mirrored = "a sample is kept when its draw is < 1 - rate, not > rate"
             wrong = (
                 (dy * turned / (1.0 - rate), "a sample is kept when its draw is < 1 - rate, not < rate"),
+                (dy * ~turned / (1.0 - rate), mirrored),
                 (dy * ~kept / (1.0 - rate), "the dropped samples are kept, and the kept ones dropped"),
                 (dy / (1.0 - rate), "nothing is dropped: a dropped sample gets no gradient"),
                 (np.where(kept, dy / (1.0 - rate), dy), "dropped samples still get dy: their output was zero"),
                 (dy * kept / rate, "the scale is 1/(1 - rate), not 1/rate"),
+                (
+                    dy * by_sample / (1.0 - rate),
+                    "the draws themselves are the factor, expected 0 or 1 after a comparison",
+                ),
                 (dy * turned / rate, "rate and 1 - rate are exchanged"),
             )
             return tuple(Suspect("dx", value, cause) for value, cause in wrong)
@@ -164,7 +203,7 @@ def drop_path() -> Iterator[Case]:
             {"B": B, "H": H, "W": W, "C": C},
             forward,
             {"x": draw(B, H, W, C)},
-            {"dy": same, "draws": draws, "rate": rate},
+            {"dy": as_given, "draws": draws, "rate": rate},
             draw=draw,
             suspects=suspects,
         )
@@ -195,7 +234,7 @@ def layer_scale() -> Iterator[Case]:
             {"B": B, "T": T, "C": C},
             layer_scale_forward,
             {"x": x, "gamma": gamma},
-            {"dy": same, "x": x, "gamma": gamma},
+            {"dy": as_given, "x": x, "gamma": gamma},
             draw=draw,
             suspects=suspects,
         )
@@ -204,7 +243,7 @@ def layer_scale() -> Iterator[Case]:
 def sgd() -> Iterator[Case]:
     """velocity = momentum * velocity + grad + weight_decay * weight;  weight = weight - lr * velocity."""
     draw = Draws(16)
-    for shape, lr, momentum, decay in (((3,), 0.1, 0.9, 0.0), ((2, 4), 0.05, 0.8, 0.02), ((3, 2), 0.3, 0.0, 0.5)):
+    for shape, lr, momentum, decay in (((3,), 0.1, 0.9, 0.0), ((2, 4), 0.4, 0.8, 0.3), ((3, 2), 0.3, 0.0, 0.5)):
         weight, grad, velocity = draw(*shape), draw(*shape), draw(*shape)
         new_weight, new_velocity = weight.copy(), velocity.copy()
         row = UpdateRow(new_weight, grad, (new_velocity,), decay)
@@ -230,11 +269,22 @@ def sgd() -> Iterator[Case]:
             ),
             ("new_velocity", momentum * velocity - lr * slope, "lr and the sign are inside the velocity"),
             ("new_velocity", momentum * (velocity + slope), "momentum multiplies the new gradient too"),
+            (
+                "new_velocity",
+                momentum * velocity - slope,
+                "the velocity takes grad with a minus: the sign is in the step",
+            ),
+            ("new_velocity", bare - decay * weight, "weight decay has the wrong sign"),
+            ("new_velocity", bare + lr * decay * weight, "weight decay is multiplied by lr: lr is in the step alone"),
+            ("new_velocity", velocity, "it is the velocity before, expected the new one"),
             ("new_velocity", slope, "the velocity before is forgotten: nothing is remembered"),
             ("new_velocity", velocity + slope, "the velocity before is not multiplied by momentum"),
             ("new_weight", weight + lr * new_velocity, "the step goes up the slope: subtract it"),
             ("new_weight", weight - lr * velocity, "the step takes the velocity before, expected the new one"),
             ("new_weight", weight - lr * slope, "the step takes the gradient, expected the velocity"),
+            ("new_weight", -lr * new_velocity, "it is the step alone: weight is missing"),
+            ("new_weight", lr * new_velocity, "it is the step alone: weight is missing"),
+            ("new_weight", weight + new_velocity, "lr and the minus are missing in the step"),
             ("new_weight", weight - new_velocity, "lr is missing in the step"),
             (
                 "new_weight",
@@ -275,6 +325,7 @@ def focal_level() -> Iterator[Case]:
             dctx, daggregate = dy[..., :C], dy[..., C:]
             z = depthwise_conv_forward(before, weight)[0]
             ctx, cache = gelu_forward(z)
+            cdf = 0.5 * (1.0 + erf(z * math.sqrt(0.5)))
             _, _, level = focal_level_forward(before, weight, gate, 0.0)
 
             def gradients(dctx: Array, daggregate: Array, slope: Array = cache.slope) -> tuple[Array, ...]:
@@ -287,17 +338,27 @@ def focal_level() -> Iterator[Case]:
                 (gradients(dctx + (1.0 - gate) * daggregate, daggregate), "daggregate is not multiplied by the gate"),
                 (gradients(dctx, daggregate, np.ones_like(z)), "the slope of GELU is missing"),
                 (gradients(dctx, daggregate, gelu_forward(ctx)[1].slope), "the slope of GELU is taken at its output"),
+                (gradients(dctx, daggregate, cdf), "the term z φ(z) of GELU's slope is missing"),
+                (gradients(dctx, daggregate, ctx), "GELU itself stands where its slope belongs"),
                 (gradients(gate * dctx, daggregate), "dctx is multiplied by the gate: it passed beside it"),
             )
             names = (("dctx_before", 0), ("dweight", 1))
             found = [Suspect(name, values[at], cause) for values, cause in wrong for name, at in names]
-            turned, _ = depthwise_conv_forward((dctx + gate * daggregate) * cache.slope, weight)
-            found.append(Suspect("dctx_before", turned, "the kernel is not turned by half a turn"))
+            dz, one_axis = (dctx + gate * daggregate) * cache.slope, "the kernel is turned along one axis only"
+            for kernel, cause in (
+                (weight, "the kernel is not turned by half a turn"),
+                (weight[::-1], one_axis),
+                (weight[:, ::-1], one_axis),
+                (weight.swapaxes(0, 1), "the kernel is transposed, not turned by half a turn"),
+            ):
+                found.append(Suspect("dctx_before", depthwise_conv_forward(dz, kernel)[0], cause))
             for value, cause in (
                 (z, "dgate takes the convolution, expected the context behind GELU"),
                 (before, "dgate takes the context of the level before"),
             ):
                 found.append(Suspect("dgate", (daggregate * value).sum(axis=-1, keepdims=True), cause))
+            other = (dctx * ctx).sum(axis=-1, keepdims=True)
+            found.append(Suspect("dgate", other, "dgate takes dctx, expected daggregate: only that passed the gate"))
             both = ((daggregate + dctx) * ctx).sum(axis=-1, keepdims=True)
             found.append(Suspect("dgate", both, "dctx did not pass the gate: only daggregate gives it a gradient"))
             return tuple(found)

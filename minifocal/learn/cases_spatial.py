@@ -9,9 +9,9 @@ from minifocal.arrays import Array
 from minifocal.functional.depthwise_conv import depthwise_conv_backward, depthwise_conv_forward
 from minifocal.functional.patches import patches_backward as put_back
 from minifocal.functional.patches import patches_forward
-from minifocal.learn.case import Case, Draws, Suspect, gradient_case, same
+from minifocal.learn.case import Case, Draws, Suspect, as_given, gradient_case
 
-PATCH_SIZES = ((1, 4, 6, 1, 2, 2), (4, 5, 7, 6, 2, 3), (4, 8, 6, 5, 3, 2))  # B, H, W, C, P, stride
+PATCH_SIZES = ((1, 4, 6, 1, 2, 2), (4, 8, 6, 5, 3, 2), (4, 5, 7, 6, 2, 3))  # B, H, W, C, P, stride
 
 
 def cut_patches() -> Iterator[Case]:
@@ -82,7 +82,7 @@ def patches_backward() -> Iterator[Case]:
             {"B": B, "H": H, "W": W, "C": C, "P": P, "stride": stride},
             partial(patches_forward, size=P, stride=stride),
             {"x": x},
-            {"dpatches": same, "shape": x.shape, "size": P, "stride": stride},
+            {"dpatches": as_given, "shape": x.shape, "size": P, "stride": stride},
             draw=draw,
             upstream=("dpatches",),
             suspects=suspects,
@@ -124,10 +124,20 @@ def depthwise_conv() -> Iterator[Case]:
             ),
             (_convolve(x, weight, "wrap"), "it wraps around: tokens outside the grid count as zero"),
             (_convolve(x, weight, "edge"), "the border is repeated: tokens outside the grid count as zero"),
+            (_convolve(x, weight, "reflect"), "the border is mirrored: tokens outside the grid count as zero"),
+            (_convolve(x, weight[::-1]), "the rows of the kernel are reversed: weight[i, j] meets x[h + i - k//2]"),
+            (
+                _convolve(x, weight[:, ::-1]),
+                "the columns of the kernel are reversed: weight[i, j] meets x[w + j - k//2]",
+            ),
             (_convolve(x, weight * _only(k, k - 1)), "only the last tap is left: add the taps up (+=), do not set (=)"),
             (x * weight.sum(axis=(0, 1)), "every tap meets the token itself: tap (i, j) looks at a neighbour"),
         ]
         if C > 1:
+            inner = np.zeros_like(z)
+            m = k // 2
+            inner[:, m:-m, m:-m] = z[:, m:-m, m:-m]
+            wrong.append((inner, "the border is left out: a window that reaches over it counts too, zeros outside"))
             crossed = np.repeat(z.sum(axis=3, keepdims=True), C, axis=3)
             wrong.append((crossed, "the channels are added up: a depthwise convolution keeps each by itself"))
             first = _convolve(x, np.repeat(weight[:, :, :1], C, axis=2))
@@ -159,6 +169,10 @@ def depthwise_conv_dx() -> Iterator[Case]:
                 (_convolve(dz, weight[:, ::-1]), one_axis),
                 (_convolve(dz, weight.swapaxes(0, 1)), "the kernel is transposed, not turned by half a turn"),
                 (_convolve(dz, turned.swapaxes(0, 1)), "the turned kernel is transposed as well"),
+                (
+                    _convolve(dz, turned * _only(len(weight), len(weight) - 1)),
+                    "only the last tap is left: add the taps up (+=), do not set (=)",
+                ),
                 (_convolve(dz, turned, "wrap"), "it wraps around: nothing comes back from outside the grid"),
                 (_convolve(dz, turned, "edge"), "the border is repeated: nothing comes back from outside the grid"),
                 (dz * weight.sum(axis=(0, 1)), "every token gets back its own dz only: its neighbours saw it too"),
@@ -169,7 +183,7 @@ def depthwise_conv_dx() -> Iterator[Case]:
             {"B": B, "H": H, "W": W, "C": C, "k": k},
             lambda x, weight=weight: depthwise_conv_forward(x, weight),
             {"x": draw(B, H, W, C)},
-            {"dz": same, "weight": weight},
+            {"dz": as_given, "weight": weight},
             draw=draw,
             upstream=("dz",),
             suspects=suspects,
@@ -190,8 +204,12 @@ def depthwise_conv_dweight() -> Iterator[Case]:
             m, (H, W) = k // 2, x.shape[1:3]
             inner = np.zeros_like(dz)
             inner[:, m : H - m, m : W - m] = dz[:, m : H - m, m : W - m]
-            padded = np.pad(x, ((0, 0), (m, m), (m, m), (0, 0)), "wrap")
-            taps = [(dz * padded[:, i : i + H, j : j + W]).sum(axis=(0, 1, 2)) for i in range(k) for j in range(k)]
+
+            def by_tap(mode: str) -> Array:
+                padded = np.pad(x, ((0, 0), (m, m), (m, m), (0, 0)), mode)  # type: ignore[call-overload]
+                taps = [(dz * padded[:, i : i + H, j : j + W]).sum(axis=(0, 1, 2)) for i in range(k) for j in range(k)]
+                return np.stack(taps).reshape(weight.shape)
+
             right = dweight(x, dz)
             wrong = (
                 (
@@ -200,7 +218,8 @@ def depthwise_conv_dweight() -> Iterator[Case]:
                 ),
                 (right.swapaxes(0, 1), "it is transposed: i goes with the rows h, j with the columns w"),
                 (dweight(x, inner), "windows that reach over the border are left out: they count too, zeros outside"),
-                (np.stack(taps).reshape(right.shape), "it wraps around: tokens outside the grid count as zero"),
+                (by_tap("edge"), "the border is repeated: tokens outside the grid count as zero"),
+                (by_tap("wrap"), "it wraps around: tokens outside the grid count as zero"),
                 (
                     np.broadcast_to((dz * x).sum(axis=(0, 1, 2)), weight.shape),
                     "every tap gets what the middle one gets: tap (i, j) met a neighbour",
@@ -213,7 +232,7 @@ def depthwise_conv_dweight() -> Iterator[Case]:
             {"B": B, "H": H, "W": W, "C": C, "k": k},
             lambda weight, x=x: depthwise_conv_forward(x, weight),
             {"weight": weight},
-            {"dz": same, "x": x, "k": k},
+            {"dz": as_given, "x": x, "k": k},
             draw=draw,
             upstream=("dz",),
             suspects=suspects,

@@ -132,7 +132,7 @@ def _has_a_constant_ratio(name: str, yours: Array, truth: Array, case: Case) -> 
     if abs(ratio + 1.0) < CLOSE:
         return "the sign is turned: it is -1 times the right result"
     named = _name_number(ratio, case)
-    mean = named.startswith(" (= 1/") and any(letter in named for letter in case.sizes)
+    mean = named.startswith(" (= 1/") and "stride" not in named and any(letter in named for letter in case.sizes)
     advice = "is there a mean where a sum belongs, or one mean too many?" if mean else "a factor is missing or too much"
     return f"it is {ratio:.6g} times the right result{named}: {advice}"
 
@@ -145,6 +145,13 @@ def _is_flipped(name: str, yours: Array, truth: Array, case: Case) -> str:
     for order in permutations(range(truth.ndim)):
         if order != tuple(range(truth.ndim)) and same(yours.transpose(order), truth):
             return f"it is transposed: axes {order} of yours are the axes of {name}"
+    return ""
+
+
+def _is_in_another_order(name: str, yours: Array, truth: Array, case: Case) -> str:
+    for order in permutations(range(truth.ndim)):
+        if order != tuple(range(truth.ndim)) and same(yours, truth.transpose(order).reshape(truth.shape)):
+            return "the numbers are right, their order is not: a reshape where a transpose (np.moveaxis) belongs"
     return ""
 
 
@@ -203,11 +210,15 @@ def _is_wrong_in_places(name: str, yours: Array, truth: Array, case: Case) -> st
     for axis in range(truth.ndim):
         others = tuple(a for a in range(truth.ndim) if a != axis)
         at = np.flatnonzero(wrong.any(axis=others))
-        if 0 < len(at) < truth.shape[axis]:
+        length = truth.shape[axis]
+        if length // 2 < len(at) < length:
+            right = ", ".join(map(str, sorted(set(range(length)) - set(at))))
+            return f"it is right only at index {right} of axis {axis} (length {length})"
+        if 0 < len(at) < length:
             places = ", ".join(map(str, at[:6])) + (", ..." if len(at) > 6 else "")
-            edge = set(at) <= {0, 1, truth.shape[axis] - 2, truth.shape[axis] - 1} and truth.shape[axis] > 2
-            where = ", at the border: look at the padding" if edge and case.expected[name].ndim == 4 else ""
-            return f"it is wrong only at index {places} of axis {axis} (length {truth.shape[axis]}){where}"
+            edge = set(at) <= {0, 1, length - 2, length - 1} and "k" in case.sizes and axis in (1, 2)
+            where = ", at the border: look at the padding" if edge and truth.ndim == 4 else ""
+            return f"it is wrong only at index {places} of axis {axis} (length {length}){where}"
     return ""
 
 
@@ -223,10 +234,11 @@ _OTHER_SHAPE: tuple[Finder, ...] = (
 _SAME_SHAPE: tuple[Finder, ...] = (
     _is_not_finite,
     _is_zero,
-    _is_another_result,
     _is_a_suspect,
+    _is_another_result,
     _has_a_constant_ratio,
     _is_flipped,
+    _is_in_another_order,
     _differs_by_a_factor,
     _differs_by_a_term,
     _is_shifted,
@@ -249,7 +261,7 @@ def _known(case: Case, truth: Array) -> Iterator[tuple[str, Array]]:
 
 
 def _name_number(ratio: float, case: Case) -> str:
-    """Say what a ratio is in terms of the sizes: " = B*T" or " = 1/(H*W)"."""
+    """Say what a ratio is in terms of the sizes and numbers: " (= B*T)", " (= 1/(H*W))" or " (= B/dloss)"."""
     letters = [letter for letter, size in case.sizes.items() if size > 1]
     for count in range(1, len(letters) + 1):
         for chosen in combinations(letters, count):
@@ -260,13 +272,19 @@ def _name_number(ratio: float, case: Case) -> str:
             if abs(ratio * size - 1.0) < CLOSE:
                 text = text if count == 1 else f"({text})"
                 return f" (= 1/{text})"
+    numbers = [(float(case.sizes[letter]), letter) for letter in letters]
+    numbers += [(float(case.sizes[letter]) ** 2, f"({letter}*{letter})") for letter in ("k", "P") if letter in letters]
     for name, value in case.arguments.items():
         if isinstance(value, float):
-            for number, text in ((value, name), (1.0 - value, f"(1 - {name})")):
-                if abs(ratio - number) < CLOSE:
-                    return f" (= {text})"
-                if number and abs(ratio * number - 1.0) < CLOSE:
-                    return f" (= 1/{text})"
+            numbers += [(value, name), (1.0 - value, f"(1 - {name})")]
+    for number, text in numbers:
+        if abs(ratio - number) < CLOSE:
+            return f" (= {text})"
+        if number and abs(ratio * number - 1.0) < CLOSE:
+            return f" (= 1/{text})"
+    for (above, text), (below, other) in permutations(numbers, 2):
+        if above and below and abs(ratio * below / above - 1.0) < CLOSE:
+            return f" (= {text}/{other})"
     return ""
 
 

@@ -205,6 +205,53 @@ def test_ctrl_c_ends_watching_quietly():
     assert error == "minifocal learn: interrupted\n"
 
 
+@pytest.mark.parametrize(
+    "content", ["[", "[]", '{"16": 3}', '{"16": {"hints": -1}}', '{"16": {"state": "\\ud800"}}', '{"16": {"more": 1}}']
+)
+def test_a_progress_file_that_is_none_is_named(content, capsys):
+    Path("exercises").mkdir()
+    Path("exercises", "progress.json").write_text(content)
+    assert main(["learn", "list"]) == 2
+    assert capsys.readouterr().err.startswith("minifocal learn: exercises/progress.json is no progress file")
+
+
+def test_submissions_become_a_table_without_formulas(capsys):
+    for name, text in (
+        ("=1+1", find_exercise("16").solution),
+        ("a\nb", "raise ValueError('= 1')"),
+        (" @x", find_exercise("16").stub),
+        ("none", ""),
+    ):
+        Path("given", name).mkdir(parents=True)
+        if text:
+            Path("given", name, find_exercise("16").file_name).write_text(text, encoding="utf-8")
+    folders = sorted(map(str, Path("given").iterdir()))
+    assert main(["learn", "grade", "--exercise", "16", "--exercise", "16", "--jobs", "2", *folders]) == 0
+    with Path("grades.csv").open(newline="") as file:
+        rows = {row["submission"]: row["verdict"] for row in csv.DictReader(file)}
+    assert rows == {"' @x": "TODO", "'=1+1": "passed", "a b": "not yet", "none": "not started"}
+    assert "4 answers" in capsys.readouterr().out
+
+
+def test_two_submissions_whose_names_print_alike_are_refused(capsys):
+    for name in ("a\tb", "a b"):
+        Path(name).mkdir()
+    assert main(["learn", "grade", "a\tb", "a b"]) == 2
+    assert "two submissions are called a b" in capsys.readouterr().err
+
+
+def test_a_terminal_without_greek_letters_shows_the_hints():
+    command = [sys.executable, "-X", "utf8=0", "-m", "minifocal", "learn", "hint", "03"]
+    for _ in range(2):
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        assert done.returncode == 0, done.stderr
+    assert rb"\u03c6" in done.stdout
+
+
 def test_it_works_from_a_wheel_in_an_empty_folder(tmp_path):
     """The stubs, hints and solutions are part of what is installed."""
     root = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ import pytest
 from wrong_answers import WRONG
 
 import minifocal
+from minifocal.learn.diagnoses import diagnose
 from minifocal.learn.judge import FAILED, LAST_RESORT, PASSED, SAME_CAUSE, TODO
 from minifocal.learn.registry import EXERCISES, HINTS, Exercise, find_exercise
 
@@ -174,6 +175,19 @@ def test_no_suspect_is_the_right_answer_in_every_case(exercise):
         or not np.allclose(suspect.value, case.expected[suspect.result], rtol=1e-6)
     }
     assert {(suspect.result, suspect.cause) for case in cases for suspect in case.suspects} == told_apart
+
+
+@every_exercise
+def test_every_suspect_is_named_where_its_numbers_are_met(exercise):
+    """None is hidden behind another finder or another suspect; a shape that is wrong may say more than the numbers."""
+    cases = exercise.make_cases()
+    wanted = {(suspect.result, suspect.cause) for case in cases for suspect in case.suspects}
+    named = set()
+    for case in cases:
+        for suspect in case.suspects:
+            truth = case.expected[suspect.result]
+            named.add((suspect.result, diagnose(suspect.result, np.asarray(suspect.value, float), truth, case)))
+    assert wanted <= named
 
 
 def test_a_number_a_name_or_a_file_finds_an_exercise():

@@ -259,7 +259,7 @@ def test_the_case_that_failed_and_those_that_passed_are_named(judged):
 TRUTH = np.random.default_rng(0).standard_normal((2, 5, 4, 3))
 FACTOR = np.random.default_rng(1).standard_normal((4, 3))
 CASE = Case(
-    sizes={"B": 2, "H": 5, "W": 4, "C": 3},
+    sizes={"B": 2, "H": 5, "W": 4, "C": 3, "k": 11},
     arguments={"dy": TRUTH + 1.0, "factor": FACTOR, "rate": 0.3, "eps": 1e-5},
     expected={"dx": TRUTH, "dother": TRUTH[0].copy()},
     upstream=("dy",),
@@ -297,6 +297,11 @@ CASE = Case(
         (np.roll(TRUTH, (1, -1), axis=(1, 2)), "it is shifted along axes 1, 2"),
         (TRUTH + 1e-3 * np.sin(TRUTH), "it is nearly right"),
         (TRUTH * (np.arange(5) > 0)[:, None, None], "wrong only at index 0 of axis 1 (length 5), at the border"),
+        (TRUTH * (np.arange(5) < 1)[:, None, None], "right only at index 0 of axis 1 (length 5)"),
+        (TRUTH.transpose(3, 0, 1, 2).reshape(TRUTH.shape), "a reshape where a transpose"),
+        (TRUTH / 121, "(= 1/(k*k))"),
+        (TRUTH * 5 / 4, "(= H/W)"),
+        (TRUTH * 2 / 0.3, "(= B/rate)"),
         (TRUTH * (np.arange(3) != 1), "wrong only at index 1 of axis 3 (length 3)"),
         (np.random.default_rng(5).standard_normal(TRUTH.shape), ""),
     ],

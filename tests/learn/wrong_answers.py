@@ -117,7 +117,7 @@ WRONG: tuple[tuple[str, str, str, str], ...] = (
     (
         "07",
         "h * stride : h * stride + size, w * stride : w * stride + size",
-        "h * size : h * size + size, w * size : w * size + size",
+        "h * min(size, stride) : h * min(size, stride) + size, w * min(size, stride) : w * min(size, stride) + size",
         "P apart",
     ),
     ("07", "(W - size) // stride + 1", "W // stride", "raised ValueError"),
