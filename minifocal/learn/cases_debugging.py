@@ -14,6 +14,7 @@ from minifocal.functional.linear import linear_forward
 from minifocal.learn.case import Case, Draws, Suspect, as_given, gradient_case
 
 EPS = 1e-5
+PLANTED = "the planted bug is still there: what is wrong and what is right stand on two sides of it"
 
 
 def mlp_branch() -> Iterator[Case]:
@@ -48,9 +49,7 @@ def _mlp_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...]
     dweight1 = x.reshape(-1, x.shape[-1]).T @ dhidden
     dweight2 = z.reshape(-1, z.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
     return (
-        Suspect(
-            "dx", dx(gelu_forward(hidden)[1].slope), "the slope of GELU is taken at its output, expected its input z"
-        ),
+        Suspect("dx", dx(gelu_forward(hidden)[1].slope), PLANTED),
         Suspect("dx", dx(np.ones_like(z)), "the slope of GELU is missing"),
         Suspect("dx", dx(cache.slope - density_part), "the term z φ(z) of GELU's slope is missing"),
         Suspect("dx", dx(cache.slope - 2.0 * density_part), "the term z φ(z) of GELU's slope has the wrong sign"),
@@ -83,7 +82,7 @@ def _conv_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, ...
     turned, ungated = weight[::-1, ::-1], depthwise_conv_backward(dy * slope, conv)
     kernels = (
         (weight, "the kernel is not turned: x[h] reached z[h - i + k//2], so it comes back from there"),
-        (weight[::-1], one_axis),
+        (weight[::-1], PLANTED),
         (weight[:, ::-1], one_axis),
         (weight.swapaxes(0, 1), "the kernel is transposed, not turned by half a turn"),
         (turned.swapaxes(0, 1), "the turned kernel is transposed as well"),
@@ -149,7 +148,7 @@ def _post_ln_mistakes(dy: Array, arrays: Mapping[str, Array]) -> tuple[Suspect, 
 
     (dq, dm), nothing, C = parts(), 0.0 * dy, x.shape[-1]
     return (
-        Suspect("dx", dx(variance=dy), "the term through the variance takes dy, expected dp_hat = dy * norm_weight"),
+        Suspect("dx", dx(variance=dy), PLANTED),
         Suspect("dx", dx(mean=dy), "the term through the mean takes dy, expected dp_hat = dy * norm_weight"),
         Suspect("dx", dx(dy, dy, dy), "the factor norm_weight is missing in dp_hat"),
         Suspect("dx", dx(mean=nothing), "the term through the mean is missing"),

@@ -11,8 +11,9 @@ import pytest
 from wrong_answers import WRONG
 
 import minifocal
+from minifocal.learn.cases_debugging import PLANTED
 from minifocal.learn.diagnoses import diagnose
-from minifocal.learn.judge import FAILED, LAST_RESORT, PASSED, SAME_CAUSE, TODO
+from minifocal.learn.judge import FAILED, LAST_RESORT, PASSED, TODO
 from minifocal.learn.registry import EXERCISES, HINTS, Exercise, find_exercise
 
 PACKAGE = Path(minifocal.__file__).parent
@@ -58,7 +59,7 @@ def test_a_stub_that_still_raises_is_to_do_and_a_block_with_its_bug_is_wrong(exe
     verdict = judged(exercise.number, exercise.stub + "\n# a thought\n")
     if exercise.function.startswith("debug_"):
         assert verdict.state == FAILED
-        assert verdict.findings[0].diagnosis not in (LAST_RESORT, SAME_CAUSE)
+        assert verdict.findings[0].diagnosis == PLANTED  # which it is, is the learner's to find
     else:
         assert verdict.state == TODO
 

@@ -303,7 +303,7 @@ WRONG: tuple[tuple[str, str, str, str], ...] = (
     ("19", "y = x + hidden @ weight2", "y = hidden @ weight2", "the forward pass was right"),
     ("19", "dhidden * gelu_slope(z)", "dhidden", "dx, dweight1, dbias1 are wrong; y, dweight2, dbias2 are right"),
     ("19", "dhidden * gelu_slope(z)", "dhidden * normal_cdf(z)", "the term z φ(z) of GELU's slope is missing"),
-    ("19", "dhidden * gelu_slope(z)", "dhidden * gelu_slope(hidden)", "the slope of GELU is taken at its output"),
+    ("19", "dhidden * gelu_slope(z)", "dhidden * gelu_slope(hidden)", "the planted bug is still there"),
     (
         "19",
         "dbias2 = as_rows(dy).sum(axis=0)",
@@ -313,7 +313,7 @@ WRONG: tuple[tuple[str, str, str, str], ...] = (
     ("19", "dbias1 = as_rows(dz).sum(axis=0)", "dbias1 = dz.sum(axis=0)", "the sum over axis 0 is missing"),
     ("19", "dweight2 = as_rows(hidden).T", "dweight2 = as_rows(z).T", "dweight2 takes z, expected hidden"),
     # 20 debug_gated_conv
-    ("20", "weight[k - 1 - i, k - 1 - j] * window", "weight[k - 1 - i, j] * window", "along one axis only"),
+    ("20", "weight[k - 1 - i, k - 1 - j] * window", "weight[k - 1 - i, j] * window", "the planted bug is still there"),
     ("20", "weight[k - 1 - i, k - 1 - j] * window", "weight[i, j] * window", "the kernel is not turned"),
     ("20", "weight[k - 1 - i, k - 1 - j] * window", "weight[i, k - 1 - j] * window", "along one axis only"),
     ("20", "weight[k - 1 - i, k - 1 - j] * window", "weight[j, i] * window", "transposed, not turned"),
@@ -327,7 +327,7 @@ WRONG: tuple[tuple[str, str, str, str], ...] = (
         "is there a mean where a sum belongs",
     ),
     # 21 debug_post_ln_block
-    ("21", "(dp_hat * p_hat).mean", "(dy * p_hat).mean", "takes dy, expected dp_hat"),
+    ("21", "(dp_hat * p_hat).mean", "(dy * p_hat).mean", "the planted bug is still there"),
     ("21", "dx = dy + dq", "dx = dq", "the term dy is missing"),
     ("21", "dq, dm = dp * m, dp * q", "dq, dm = dp * q, dp * m", "q and m are exchanged"),
     ("21", "dp = rstd * (dp_hat - mean_part", "dp = rstd * (dp_hat", "the term through the mean is missing"),
