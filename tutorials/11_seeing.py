@@ -262,8 +262,8 @@ plt.show()
 #
 # ## Questions
 #
-# 1. Negate the columns of `f` that make the gates, and the weight of $h$. What changes in the pictures, what in the
-#    logits?
+# 1. Negate the columns of `f` and of its bias that make the gates, and the weight of $h$. What changes in the
+#    pictures, what in the logits?
 # 2. In the first block, take the global level away (gates of zero). Which pixels does the token at (4, 4) then depend
 #    on after one block?
 #
