@@ -107,9 +107,9 @@ def _judge_answers(exercise: Exercise, cases: Sequence[Case], answers: Answers) 
             passed.append(case.title)
         else:
             failed.append((case, verdict))
-        if not results:  # the learner's code raised in this case
-            break
-    if not failed:
+            if not results:  # the learner's code raised in this case
+                break
+    if len(passed) == len(cases):
         return Verdict(PASSED)
     # Numbers that are wrong say most, and most of all where no axis has length 1: a missing sum or a swapped axis
     # cannot pass for something else there.

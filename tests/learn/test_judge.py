@@ -189,6 +189,20 @@ def test_no_wrong_answer_passes_by_reaching_for_the_judge(before, judged):
     assert "\n" not in verdict.reason
 
 
+def test_results_of_the_first_case_alone_are_not_enough(judged):
+    """An answer that is right there, and keeps what came of the other cases back."""
+    before = (
+        "import json, pathlib\nreal = pathlib.Path.write_text\n"
+        "first = lambda text: json.dumps({'results': json.loads(text)['results'][:4]})\n"
+        "pathlib.Path.write_text = lambda path, text, **options: real(path, first(text), **options)"
+    )
+    body = "return dy * gamma, (dy * x)[0, 0]"
+    assert judged("16", answer(body)).other_cases == ("B=1, T=1, C=3",)
+    verdict = judged("16", answer(body, before))
+    assert verdict.state == FAILED
+    assert "do not belong to the calls" in verdict.reason
+
+
 def test_an_answer_that_remembers_is_found(judged):
     body = f"global seen\nseen += 1\n{RIGHT.replace('gamma,', 'gamma * (1 if seen % 4 != 2 else 2),')}"
     verdict = judged("16", answer(body, "seen = 0"))
