@@ -11,7 +11,7 @@ from minifocal.functional.patches import patches_backward as put_back
 from minifocal.functional.patches import patches_forward
 from minifocal.learn.case import Case, Draws, Suspect, as_given, gradient_case
 
-PATCH_SIZES = ((1, 4, 6, 1, 2, 2), (4, 8, 6, 5, 3, 2), (4, 5, 7, 6, 2, 3))  # B, H, W, C, P, stride
+PATCH_SIZES = ((1, 4, 6, 1, 2, 2), (5, 8, 7, 6, 2, 3), (4, 8, 6, 5, 3, 2))  # B, H, W, C, P, stride
 
 
 def cut_patches() -> Iterator[Case]:
@@ -62,9 +62,19 @@ def patches_backward() -> Iterator[Case]:
             for h in range(rows):
                 for w in range(columns):
                     last[:, h * s : h * s + P, w * s : w * s + P] = split[:, h, w].transpose(0, 2, 3, 1)
+
+            def apart(step: int) -> Array:
+                dx = np.zeros((x.shape[0], x.shape[1] + P * rows, x.shape[2] + P * columns, C))
+                for h in range(rows):
+                    for w in range(columns):
+                        dx[:, h * step : h * step + P, w * step : w * step + P] += split[:, h, w].transpose(0, 2, 3, 1)
+                return dx[:, : x.shape[1], : x.shape[2]]
+
             channel_fast = dpatches.reshape(*dpatches.shape[:3], P, P, C).transpose(0, 1, 2, 5, 3, 4)
             return (
                 Suspect("dx", last, "where patches overlap the last one stays: add (+=) and do not set (=)"),
+                Suspect("dx", apart(P), "the patches are put back P apart, expected stride apart"),
+                Suspect("dx", apart(1), "the patches are put back one pixel apart, expected stride apart"),
                 Suspect("dx", right / np.maximum(seen, 1.0), "overlaps are averaged: gradients add up"),
                 Suspect(
                     "dx",

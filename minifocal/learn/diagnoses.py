@@ -206,20 +206,26 @@ def _is_nearly_right(name: str, yours: Array, truth: Array, case: Case) -> str:
 
 
 def _is_wrong_in_places(name: str, yours: Array, truth: Array, case: Case) -> str:
+    """Along the axis that tells most: where few are wrong, or few are right and not just zero."""
     wrong = np.abs(yours - truth) > CLOSE * np.abs(truth).max(initial=1e-30)
-    for axis in range(truth.ndim):
-        others = tuple(a for a in range(truth.ndim) if a != axis)
-        at = np.flatnonzero(wrong.any(axis=others))
-        length = truth.shape[axis]
-        if length // 2 < len(at) < length:
-            right = ", ".join(map(str, sorted(set(range(length)) - set(at))))
-            return f"it is right only at index {right} of axis {axis} (length {length})"
-        if 0 < len(at) < length:
-            places = ", ".join(map(str, at[:6])) + (", ..." if len(at) > 6 else "")
+    found: list[tuple[float, str]] = []
+    for axis, length in enumerate(truth.shape):
+        by_index = wrong.any(axis=tuple(a for a in range(truth.ndim) if a != axis))
+        at, right = np.flatnonzero(by_index), np.flatnonzero(~by_index)
+        if not 0 < len(at) < length:
+            continue
+        where = f" of axis {axis} (length {length})"
+        if len(at) <= length // 2:
             edge = set(at) <= {0, 1, length - 2, length - 1} and "k" in case.sizes and axis in (1, 2)
-            where = ", at the border: look at the padding" if edge and truth.ndim == 4 else ""
-            return f"it is wrong only at index {places} of axis {axis} (length {length}){where}"
-    return ""
+            border = ", at the border: look at the padding" if edge and truth.ndim == 4 else ""
+            found.append((len(at) / length, f"it is wrong only at index {_places(at)}{where}{border}"))
+        elif truth.take(right, axis).any():
+            found.append((len(right) / length, f"it is right only at index {_places(right)}{where}"))
+    return min(found)[1] if found else ""
+
+
+def _places(at: Array) -> str:
+    return ", ".join(map(str, at[:6])) + (", ..." if len(at) > 6 else "")
 
 
 _OTHER_SHAPE: tuple[Finder, ...] = (
