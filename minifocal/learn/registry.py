@@ -71,10 +71,10 @@ EXERCISES = tuple(
             ("cut_patches", "an image cut into patches", 5, cases_spatial.cut_patches),
             ("patches_backward", "patches put back", 5, cases_spatial.patches_backward),
             ("depthwise_conv", "a depthwise convolution", 6, cases_spatial.depthwise_conv),
-            ("depthwise_conv_dx", "its gradient with respect to the map", 6, cases_spatial.depthwise_conv_dx),
+            ("depthwise_conv_dx", "the convolution's gradient for the map", 6, cases_spatial.depthwise_conv_dx),
             (
                 "depthwise_conv_dweight",
-                "its gradient with respect to the kernel",
+                "the convolution's gradient for the kernel",
                 6,
                 cases_spatial.depthwise_conv_dweight,
             ),

@@ -1,4 +1,4 @@
-"""Exercise 10, solved: its gradient with respect to the map.
+"""Exercise 10, solved: the convolution's gradient for the map.
 
 x[h] reached z[h - i + k//2] through weight[i], so that is where its gradient comes from: the same kind of
 convolution, of dz, with the kernel read from its end. It does not need x.

@@ -1,4 +1,4 @@
-"""Exercise 10: its gradient with respect to the map (tutorial 6).
+"""Exercise 10: the convolution's gradient for the map (tutorial 6).
 
     z[b, h, w, c] = sum_ij weight[i, j, c] x[b, h + i - k//2, w + j - k//2, c]
 

@@ -1,4 +1,4 @@
-"""Exercise 11, solved: its gradient with respect to the kernel.
+"""Exercise 11, solved: the convolution's gradient for the kernel.
 
 One weight serves every token of every image, so its gradient is a sum over b, h and w: of dz times the pixel that
 this weight met there. It is the correlation of dz with x.

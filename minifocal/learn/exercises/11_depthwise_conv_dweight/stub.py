@@ -1,4 +1,4 @@
-"""Exercise 11: its gradient with respect to the kernel (tutorial 6).
+"""Exercise 11: the convolution's gradient for the kernel (tutorial 6).
 
     z[b, h, w, c] = sum_ij weight[i, j, c] x[b, h + i - k//2, w + j - k//2, c]
 
