@@ -53,7 +53,10 @@ assert spelled.reshape(B * H * W, C)[(1 * H + 2) * W + 0, 3] == 1203  # the row 
 rows, columns = np.indices((24, 36))
 disc = (rows - 10) ** 2 + (columns - 14) ** 2 < 70
 colours = np.array([[0.84, 0.37, 0.0], [0.0, 0.45, 0.7], [0.0, 0.62, 0.45]])  # orange, blue, green
-image = colours[np.where(rows >= 19, 2, np.where(disc, 0, 1))].transpose(2, 0, 1)  # (3, 24, 36), as images enter
+which = np.ones((24, 36), dtype=int)  # blue, but for
+which[disc] = 0
+which[rows >= 19] = 2
+image = colours[which].transpose(2, 0, 1)  # (3, 24, 36), as images enter
 pictures = {
     "transpose(1, 2, 0): right": image.transpose(1, 2, 0),
     "reshape(24, 36, 3): wrong": image.reshape(24, 36, 3),
@@ -103,8 +106,11 @@ def sum_to_shape(gradient, shape):
     total = np.zeros(shape)
     missing = gradient.ndim - len(shape)
     for index in np.ndindex(*gradient.shape):
-        origin = tuple(0 if size == 1 else i for i, size in zip(index[missing:], shape, strict=True))
-        total[origin] += gradient[index]
+        origin = list(index[missing:])
+        for axis, size in enumerate(shape):
+            if size == 1:
+                origin[axis] = 0  # all along this axis came from one element
+        total[tuple(origin)] += gradient[index]
     return total
 
 
@@ -113,23 +119,27 @@ dgamma = sum_to_shape(dy * x, (C,))
 
 # %% [markdown]
 # Check it against the definition of a derivative. As loss take $\mathcal L = \sum \mathrm{d}y \cdot y$ with `dy` held
-# fixed, whose gradient with respect to $y$ is `dy`. Move one $\gamma_c$ by $\pm h$ and see how $\mathcal L$ changes.
-# This loss is linear in $\gamma$, so even a large $h$ is exact but for rounding. A wrong gradient stands beside it.
+# fixed, whose gradient with respect to $y$ is `dy`. Move one $\gamma_c$ up and down by a step, and divide the change of
+# $\mathcal L$ by the distance. This loss is linear in $\gamma$, so even a large step is exact but for rounding. A wrong
+# gradient, which takes a mean in place of the sum, stands beside it.
 
 # %%
-h, numeric = 0.5, np.zeros(C)
-for channel, moved in enumerate(h * np.eye(C)):
-    numeric[channel] = ((dy * (x * (gamma + moved))).sum() - (dy * (x * (gamma - moved))).sum()) / (2 * h)
+step, numeric = 0.5, np.zeros(C)
+for channel in range(C):
+    up, down = gamma.copy(), gamma.copy()
+    up[channel] += step
+    down[channel] -= step
+    numeric[channel] = ((dy * (x * up)).sum() - (dy * (x * down)).sum()) / (2 * step)
 wrong = (dy * x).mean(axis=(0, 1, 2))
 print("by hand  ", dgamma.round(4), "\nnumeric  ", numeric.round(4), "\nwith mean", wrong.round(4))
 np.testing.assert_allclose(dgamma, numeric, rtol=1e-10)
 np.testing.assert_allclose(wrong * (B * H * W), numeric, rtol=1e-10)
 
 # %% [markdown]
-# With the mean it is too small by the number of tokens, 24, in every channel: a constant ratio marks a sum that
-# became a mean. The library calls the operation layer scale, and its sum is `.sum(axis=positions)`. The reverse of the
-# rule holds too: what the forward pass sums, the backward pass repeats. The mean over the tokens of an image,
-# $(B, H, W, C) \to (B, C)$, hands every token the same $1/(HW)$ of its gradient.
+# With the mean it is too small by a factor of $BHW = 24$, the number of tokens, in every channel: a constant ratio
+# marks a sum that became a mean. The library calls the operation layer scale, and its sum is `.sum(axis=positions)`.
+# The reverse of the rule holds too: what the forward pass sums, the backward pass repeats. The mean over the tokens of
+# an image, $(B, H, W, C) \to (B, C)$, hands every token the same $1/(HW)$ of its gradient.
 
 # %%
 y_library, cache = layer_scale_forward(x, gamma)
@@ -219,7 +229,7 @@ class FarArray:
     def __init__(self, numbers):
         self._numbers, self.shape, self.device = numbers, numbers.shape, "far:0"
 
-    def __array_namespace__(self):
+    def __array_namespace__(self):  # the name that array libraries agreed on: "which library made you?"
         return far
 
 
