@@ -15,8 +15,9 @@
 #
 # $$y_{to} = \sum_i x_{ti}\, w_{io} + b_o .$$
 #
-# Tokens, numbered by $t$ from 1 to $T$, do not see each other; all are mapped by the same weight. It is the smallest
-# layer that has everything: an input, parameters, a cache, and a way back.
+# Here $x_{ti}$ is channel $i$ of token $t$, so that $x$ has shape $(T, I)$ and $y$ has shape $(T, O)$. The $T$ tokens
+# do not see each other, and all are mapped by the same weight. It is the smallest layer that has everything: an input,
+# parameters (the arrays that are learned), a cache, and a way back.
 
 # %%
 import matplotlib.pyplot as plt
@@ -81,8 +82,11 @@ print("dy\n", dy.round(3), "\ndx\n", dx.round(3), "\ndweight\n", dweight.round(3
 
 # %% [markdown]
 # Is it right? `check_gradients` moves `x`, `weight` and `bias` a little and compares how the output changes with what
-# `backward` says; tutorial 2 shows how. Two wrong ways back stand beside ours: one forgets that all tokens share the
-# bias, the other forgets to transpose the weight. Its shapes fit only where $I = O$, so the weight is square for once.
+# `backward` says; tutorial 2 shows how. Its report has a line for each array: name, shape, relative error, verdict.
+# Below come the two numbers that disagree, where they do: `analytic` from `backward`, `numeric` from moving the array.
+#
+# Two wrong ways back stand beside ours: one forgets that all tokens share the bias, the other forgets to transpose the
+# weight. The shapes of the second fit only where $I = O$, so the weight is square for once.
 
 
 # %%
@@ -117,7 +121,8 @@ assert [id(array) for array in cache_library] == [id(x), id(weight)]  # the arra
 
 # %% [markdown]
 # [`layers/linear.py`](../minifocal/layers/linear.py) adds what the function lacks: parameters. A `Parameter` has two
-# arrays, `data` and `grad`, of the same shape. `layer.forward` returns the output and the cache and remembers nothing.
+# arrays, `data` and `grad`, of the same shape. An *initialiser* gives `data` its first values: `"zeros"`, or random
+# numbers (`"lecun"`, used further down). `layer.forward` returns the output and the cache and remembers nothing.
 # `layer.backward` takes the cache, returns `dx`, and **adds** the parameters' gradients to `grad`. A second call adds
 # the same again:
 
@@ -131,13 +136,14 @@ layer.backward(dy, layer_cache)
 print("weight.grad / dweight after two backward passes:\n", layer.weight.grad / dweight)
 np.testing.assert_allclose(layer.weight.grad, 2 * dweight, rtol=1e-12)
 layer.zero_grad()
-assert not layer.weight.grad.any() | layer.bias.grad.any()
+assert not layer.weight.grad.any()
+assert not layer.bias.grad.any()
 
 # %% [markdown]
 # Adding is no convenience. If a network uses one layer twice, its weight reaches the loss by two ways, and the chain
 # rule adds over all ways. Here is such a network, $y = f(f(x))$ with one linear $f$. `check_layer` is `check_gradients`
 # for a layer: it also checks what `backward` has put into every `grad`. With `=` in place of `+=` the second use
-# overwrites the first.
+# overwrites the first. (`rng` is for layers that draw random numbers; none does here.)
 
 
 # %%
@@ -213,7 +219,7 @@ left.semilogy(losses_uncleared, color="#D55E00", label="never cleared")
 left.set(xlabel="step", ylabel="loss", title="the loss", ylim=(2e-3, 4))
 left.legend(fontsize=8, loc="upper right")
 w0, w1 = np.meshgrid(np.linspace(-0.5, 3.5, 80), np.linspace(-3, 1.5, 80))
-# The loss also depends on the bias: the contours are those at the learned one.
+# The loss also depends on the bias: the contours are those at the bias that was learned.
 misses = points[:, 0] * w0[..., None] + points[:, 1] * w1[..., None] + layer.bias.data - targets[:, 0]
 right.contour(w0, w1, (misses**2).mean(axis=-1) / 2, levels=np.geomspace(0.01, 3, 9), cmap="cividis", norm="log")
 right.plot(*path.T, ".-", color="#0072B2", label="cleared")
@@ -248,8 +254,8 @@ np.testing.assert_allclose(w[:, 0], best[:2], rtol=0.01)
 # %% [markdown]
 # ## Questions
 #
-# 1. Somebody takes the step `layer.weight.data -= 0.1` after `forward` and before `backward`. Which of `dx`, `dweight`
-#    and `dbias` come out wrong? Would they with `layer.weight.data = layer.weight.data - 0.1`?
+# 1. Somebody changes the weight, `layer.weight.data -= 0.1`, after `forward` and before `backward`. Which of `dx`,
+#    `dweight` and `dbias` come out wrong? And with `layer.weight.data = layer.weight.data - 0.1`?
 # 2. A batch of 30 tokens does not fit into memory, halves of it do. How do you get the gradients of the whole batch?
 #
 # ## Answers
