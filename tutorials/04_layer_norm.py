@@ -189,5 +189,5 @@ assert cache.rstd.shape == (T, 1)
 #
 # 1. Two nearly equal large numbers are subtracted: at a mean of 3000 the squares are about $9 \cdot 10^6$, float32
 #    resolves them to about 1, and a variance of 1 is lost. Centring first loses nothing.
-# 2. They become ten times smaller, and $y$ stays the same. A network with LayerNorm is indifferent to the scale of
-#    what goes in, and a step on the weights before it counts relative to their size.
+# 2. They become ten times smaller, and $y$ stays the same. A LayerNorm is indifferent to the scale of what goes in. So
+#    for the weights that make its input only the direction counts, and a step on them counts relative to their size.
