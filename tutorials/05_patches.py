@@ -10,16 +10,17 @@
 # [`minifocal/layers/patch_embed.py`](../minifocal/layers/patch_embed.py).
 #
 # A FocalNet does not work on pixels but on tokens. Its first layer, the stem, cuts the image into squares of
-# $P \times P$ pixels, writes each square as one long vector, a patch, and maps that vector to a token by a matrix. The
-# same layer stands between stages, where it makes one token of every $2 \times 2$. Maps are arrays $(B, H, W, C)$:
-# batch, height, width, channels. With patches $s$ pixels apart ($s$ is called the stride) and rows and columns counted
-# from 0,
+# $P \times P$ pixels, writes each square as one long vector, a patch, and maps that vector to a token by a matrix.
+# Larger networks work in several *stages*, each on a coarser map than the one before; the same layer stands between
+# stages, where it makes one token of every $2 \times 2$. Maps are arrays $(B, H, W, C)$: batch, height, width,
+# channels; here an image is such a map, of pixels. With patches $s$ pixels apart ($s$ is called the stride) and rows
+# and columns counted from 0,
 #
 # $$\text{patches}[b, h, w, (c, i, j)] = x[b,\; h s + i,\; w s + j,\; c], \qquad
 # 0 \le c < C, \quad 0 \le i, j < P .$$
 #
-# The three indices in brackets are one axis of $C P^2$ numbers: $j$ runs fastest, then $i$, and the channel $c$ runs
-# slowest.
+# Here $(h, w)$ counts patches, and $(i, j)$ the pixels within one. The three indices in brackets are one axis of
+# $C P^2$ numbers: $j$ runs fastest, then $i$, and the channel $c$ runs slowest.
 
 # %%
 import matplotlib.pyplot as plt
@@ -89,7 +90,8 @@ for axes, (title, size, stride, pad) in zip(panels, ways, strict=True):
     one_channel = places[..., :1] + 1  # without a zero, so that 0 means padding
     for value in patches_by_loops(one_channel, size, stride, pad).ravel():
         if value > 0:
-            count[int(value - 1) // 10, int(value - 1) % 10] += 1
+            row, column = divmod(int(value) - 1, 10)
+            count[row, column] += 1
     seen.append(count)
     axes.imshow(count, cmap="cividis", vmin=0, vmax=4)
     for row, column in np.ndindex(H, W):
@@ -255,4 +257,4 @@ assert check_layer(whole, x).passed
 #    much. Tiling patches are a permutation of the pixels, and `patches_backward` is its inverse: the transpose of a
 #    permutation undoes it.
 # 2. No. Every patch then holds other pixels, and the tokens become other tokens. They only move along with shifts by
-#    multiples of the stride, by one token for each, and even then new ones come in at the border.
+#    multiples of the stride, by one token for each, and even then new tokens come in at the border.
