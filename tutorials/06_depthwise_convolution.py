@@ -8,8 +8,9 @@
 #
 # *Explains* [`minifocal/functional/depthwise_conv.py`](../minifocal/functional/depthwise_conv.py).
 #
-# A token of a FocalNet learns about its neighbours in one way only: by depthwise convolutions. A map $x$ of shape
-# $(B, H, W, C)$ and a kernel `weight` of shape $(k, k, C)$, $k$ odd, give a map $z$ of the shape of $x$:
+# In a block of a FocalNet a token learns about its neighbours by depthwise convolutions (and about the map as a whole
+# by a mean). A map $x$ of shape $(B, H, W, C)$ and a kernel `weight` of shape $(k, k, C)$, $k$ odd, give a map $z$ of
+# the shape of $x$:
 #
 # $$z[b, h, w, c] = \sum_{i=0}^{k-1} \sum_{j=0}^{k-1} \text{weight}[i, j, c]\;
 # x[b,\; h + i - m,\; w + j - m,\; c], \qquad m = \lfloor k/2 \rfloor .$$
@@ -66,8 +67,9 @@ assert taps[0, 0, 0, 0] == 4  # a corner has four of nine
 #
 # ## Backward
 #
-# Let `dz` be the gradient of the loss $\mathcal L$ with respect to $z$. Each product `weight[i, j, c] * x[...]`
-# is a term of one $z$, so along the same list of meetings `dz` times one factor goes to the other factor:
+# Let `dz` be the upstream gradient, that of the loss $\mathcal L$ with respect to $z$. Each product
+# `weight[i, j, c] * x[...]` is a term of one number of $z$. So along the same list of meetings, each factor gets `dz`
+# times the other factor:
 
 
 # %%
@@ -90,7 +92,8 @@ dx, dweight = backward_by_meetings(dz, x, weight)
 #
 # $$\mathrm{d}\text{weight}[i, j, c] = \sum_{b, h, w} \mathrm{d}z[b, h, w, c]\; x[b,\, h + i - m,\, w + j - m,\, c] .$$
 #
-# A token $(r, q)$ met tap $(i, j)$ on behalf of the token $h = r - i + m$, $w = q - j + m$. So
+# The token of $x$ in row $r$ and column $q$ met tap $(i, j)$ in the sum for the token of $z$ with $h + i - m = r$ and
+# $w + j - m = q$, which is $h = r - i + m$, $w = q - j + m$. So
 #
 # $$\mathrm{d}x[b, r, q, c] = \sum_{i, j} \text{weight}[i, j, c]\; \mathrm{d}z[b,\, r - i + m,\, q - j + m,\, c] .$$
 #
@@ -199,8 +202,10 @@ for level in (1, 2, 3):
     theory = 1 + sum(width - 1 for width in kernel_sizes[:level])
     measured = int((dctx != 0).any(axis=(0, 2, 3)).sum()), int((dctx != 0).any(axis=(0, 1, 3)).sum())
     inner = fields[-1][middle - 3 : middle + 4, middle - 3 : middle + 4].sum() / fields[-1].sum()
-    print(f"level {level}: k = {kernel_sizes[level - 1]}, R = {theory:>2}, measured {measured[0]:>2} x", end=" ")
-    print(f"{measured[1]:<2}, share of dx in the inner 7 x 7: {inner:.0%}")
+    print(
+        f"level {level}: k = {kernel_sizes[level - 1]}, R = {theory:>2}, measured {measured[0]:>2} x {measured[1]:<2}, "
+        f"share of dx in the inner 7 x 7: {inner:.0%}"
+    )
     assert measured == (theory, theory)
 
 # %%
@@ -245,14 +250,14 @@ assert cache.weight is weight
 # 1. The first stage of the published networks has $56 \times 56$ tokens, and three levels in a block see
 #    $R = 13$. How many blocks does it take until a token in a corner can see the opposite corner, by these levels
 #    alone?
-# 2. Without a GELU between them, can a $3 \times 3$ and a $5 \times 5$ convolution be replaced by one of
-#    $7 \times 7$? Try it, and look at the border.
+# 2. A $3 \times 3$ convolution is followed by one of $5 \times 5$, without a GELU between them. Can the two be replaced
+#    by one of $7 \times 7$? Try it, and look at the border.
 #
 # ## Answers
 #
 # 1. Ten. A block reaches $(13 - 1) / 2 = 6$ tokens to each side, and the opposite corner is 55 rows away: nine
-#    blocks reach 54. The published stage has two blocks; that is why there is a level of the whole map besides,
-#    the subject of tutorial 7.
+#    blocks reach 54. The first stage of the published networks has two blocks. That is one reason for a level that
+#    sees the whole map at once, the subject of tutorial 7.
 # 2. In the middle, yes: the kernel is the two kernels convolved with each other, at 49 products a token in place
 #    of $9 + 25$. In the two rows and columns along each border, no: the second convolution takes zero for what
 #    the first would have given outside the map, and one large convolution does not.
