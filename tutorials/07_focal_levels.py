@@ -26,7 +26,8 @@
 # $$A[b, h, w, c] = \sum_{l=1}^{L} g_l[b, h, w]\; \text{ctx}_l[b, h, w, c]
 # + g_{L+1}[b, h, w]\; \text{ctx}_g[b, c] .$$
 #
-# $A$ is the aggregate. Gates are an array $(B, H, W, L+1)$, so $g_l$ is `gates[..., l - 1]`.
+# $A$ is the aggregate, of shape $(B, H, W, C)$. Gates are an array $(B, H, W, L+1)$, so $g_l$ is `gates[..., l - 1]`;
+# $\text{ctx}_g$ has shape $(B, C)$.
 
 # %%
 from itertools import pairwise
@@ -85,9 +86,9 @@ print(f"  gate {gates[0, 2, 5, L]:6.3f} times ctx_g {cache[1][0, 0]:6.3f}, toget
 # %% [markdown]
 # ## Look: what each level sees
 #
-# Two inputs on a map of $25 \times 25$ tokens: a single one, and a simple picture of two discs and a thin line. All
-# kernels are plain means here; learned ones would look for something. The mean of each map is printed, since every
-# panel has a colour scale of its own.
+# Two inputs on a map of $25 \times 25$ tokens of one channel: a single number 1 among zeros, and a simple picture of
+# two discs and a thin line. All kernels are plain means here; learned ones would look for something. The mean of each
+# map is printed, since every panel has a colour scale of its own.
 
 # %%
 size = 25
@@ -102,18 +103,19 @@ figure, panels = plt.subplots(2, L + 2, figsize=(11, 4.8), layout="constrained")
 for row, (name, values) in enumerate((("point", point), ("picture", picture))):
     _, (contexts, ctx_global, *_) = gather_by_loops(values[None, :, :, None], np.zeros((1, size, size, L + 1)), *means)
     maps = [ctx[0, :, :, 0] for ctx in contexts] + [np.full((size, size), ctx_global[0, 0])]
-    for axes, title, values in zip(panels[row], ("ctx 0", "ctx 1", "ctx 2", "ctx 3", "global"), maps, strict=True):
-        axes.imshow(values, cmap="viridis", vmin=0, vmax=values.max())
+    for axes, title, level_map in zip(panels[row], ("ctx 0", "ctx 1", "ctx 2", "ctx 3", "global"), maps, strict=True):
+        axes.imshow(level_map, cmap="viridis", vmin=0, vmax=level_map.max())
         axes.set(title=f"{name}: {title}", xlabel="column", ylabel="row", xticks=(0, 12, 24), yticks=(0, 12, 24))
-    print(f"{name:<8} mean of ctx_0 to ctx_3 and global:", *(f"{values.mean():.5f}" for values in maps))
+    print(f"{name:<8} mean of ctx_0 to ctx_3 and global:", *(f"{level_map.mean():.5f}" for level_map in maps))
     assert all(wide.mean() < 0.8 * narrow.mean() for narrow, wide in pairwise(maps))
 plt.show()
 
 # %% [markdown]
 # The discs are still discs in level 3; the line has melted. Each level also gets weaker, as GELU halves numbers
 # near zero, and does so at every level. A network whose kernels start too small therefore starts with contexts
-# that vanish, the widest first. The published code draws its $3 \times 3$ kernels with a standard deviation of
-# 0.19, and its linear weights with 0.02.
+# that vanish, the widest first. The published code draws its linear weights with a standard deviation of 0.02, but
+# its $3 \times 3$ kernels with 0.19: nine independent numbers of size 1 then give a sum of size
+# $\sqrt 9 \cdot 0.19 = 0.57$, and not of 0.06.
 #
 # A gate chooses between those maps, token by token. Here the left half of the map asks for level 1, and the right
 # half, which holds the same things, for five times level 3.
@@ -146,18 +148,20 @@ plt.show()
 # \mathrm{d}\text{ctx}_g[b, c] = \sum_{h, w} g_{L+1}[b, h, w]\; \mathrm{d}A[b, h, w, c] .$$
 #
 # (For $g_{L+1}$ put $\text{ctx}_g$ in place of $\text{ctx}_l$.) Every level was used twice: in the sum, and as the
-# input of what comes after it. So it gets a gradient from two places, and must have both before it can go on:
+# input of what comes after it (level $L$: of the global level). So it gets a gradient from two places, and the way
+# back needs the sum of both before it can go through the level's GELU and convolution:
 #
 # $$\mathrm{d}\text{ctx}_l = \underbrace{g_l\, \mathrm{d}A}_{\text{its own share}} +
 # \underbrace{\text{back through level } l + 1}_{\text{DWConv and GELU}}, \qquad
 # \mathrm{d}\text{ctx}_L = g_L\, \mathrm{d}A +
 # \underbrace{\tfrac{1}{HW}\, \text{GELU}'(\text{mean})\, \mathrm{d}\text{ctx}_g}_{\text{the same for every token}} .$$
 #
-# $\text{ctx}_0$ has no gate: its gradient comes from level 1 alone.
+# ($g_l\, \mathrm{d}A$ multiplies all channels of a token by its gate.) $\text{ctx}_0$ has no gate: its gradient comes
+# from level 1 alone.
 
 
 # %%
-lengths = {}  # of the two gradients that each level gets, to be looked at
+lengths = {}  # of the two gradients that each level gets; filled on the way back, to be looked at
 
 
 def backward_by_loops(daggregate, cache, share=True, chain=True, divide=True):
@@ -232,7 +236,7 @@ for name, parts in (
 
 # %%
 layer = FocalContext(C, (3, 5, 7), init=get_initializer("lecun", 0, "float64"))
-for (conv,), kernel in zip(layer.focal_layers, kernels, strict=True):
+for (conv,), kernel in zip(layer.focal_layers, kernels, strict=True):  # each level is stored as a tuple of one layer
     conv.weight.data[...] = kernel
 aggregate_library, cache_library = layer.forward(ctx0, gates)
 dctx0_library, dgates_library = layer.backward(daggregate, cache_library)
@@ -255,6 +259,6 @@ np.testing.assert_allclose(sum(cache[0][1:]), plain_sum, rtol=1e-12, atol=1e-13)
 #
 # 1. Kernel 2 does: level 3 reads level 2, so the loss still depends on it. Kernel 3 does not: nothing else reads
 #    level 3 but its own share and the global level. Try it with `backward_by_loops`.
-# 2. Not by itself. $\mathrm{d}\text{ctx}_g$ is a sum over all $HW$ tokens, so together each token gets the mean
-#    of $g_{L+1}\, \mathrm{d}A$ over the map, times a slope. If tokens agree on what they want, the mean stays; if
-#    their gradients have random signs, it shrinks as $1/\sqrt{HW}$.
+# 2. Not by itself. $\mathrm{d}\text{ctx}_g$ is a sum over all $HW$ tokens, and $1/(HW)$ of that is the mean of
+#    $g_{L+1}\, \mathrm{d}A$ over the map; each token gets it, times the slope of the GELU. If tokens agree on what they
+#    want, the mean stays; if their gradients have random signs, it shrinks as $1/\sqrt{HW}$.
