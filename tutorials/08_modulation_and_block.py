@@ -9,16 +9,19 @@
 # *Explains* [`minifocal/models/modulation.py`](../minifocal/models/modulation.py) and
 # [`minifocal/models/block.py`](../minifocal/models/block.py).
 #
-# Focal modulation asks two things about a token $x[b, h, w]$ of $C$ channels: what is here, and what is around? The
+# Focal modulation asks two things about each token of $C$ channels in a map $x$: what is here, and what is around? The
 # query $q$, a linear map of the token, answers the first; the aggregate $A$ of tutorial 7, gathered from
-# $\text{ctx}_0$ and chosen by the gates, the second. A linear map $h$ turns $A$ into the modulator $M$, and the query
-# is multiplied by it, channel by channel ($\odot$):
+# $\text{ctx}_0$ and chosen by the gates, the second. A linear map called $h$ (not the row index) turns $A$ into the
+# modulator $M$. The query is multiplied by it, channel by channel ($\odot$), and a last linear map, proj, mixes the
+# channels of the product:
 #
 # $$q, \text{ctx}_0, \text{gates} = \text{split}(f(x)), \qquad M = h(A(\text{ctx}_0, \text{gates})), \qquad
 # y = \text{proj}(q \odot M) .$$
 #
-# One matrix $f$ of shape $(C,\, C + C + L + 1)$ serves all three, for $L$ focal levels: its first $C$ columns give the
-# query, the next $C$ the context, the last $L + 1$ the gates. $h$ and proj are $(C, C)$. All three have a bias.
+# $x$, $q$, $\text{ctx}_0$, $A$, $M$ and $y$ have shape $(B, H, W, C)$, the gates $(B, H, W, L+1)$ for $L$ focal levels.
+# One linear map $f$ makes all three parts, with a weight of shape $(C,\, C + C + L + 1)$: its first $C$ columns give
+# the query, the next $C$ the context, the last $L + 1$ the gates. The weights of $h$ and proj are $(C, C)$. $f$, $h$
+# and proj have a bias each.
 
 # %%
 from dataclasses import replace
@@ -48,7 +51,7 @@ x = rng.standard_normal((B, H, W, C))
 
 
 # %%
-def linear(x, weight, bias):
+def linear(x, weight, bias):  # einsum: sum over i, the letter that the result lacks
     return np.einsum("bhwi,io->bhwo", x, weight) + bias
 
 
@@ -61,6 +64,7 @@ def modulate(x, f, f_bias, h, h_bias, proj, proj_bias):
     return y, (x, q, modulator, aggregate, context_cache, f, h, proj)
 
 
+# f, h and proj, each with its bias, in this order; the kernels of the focal levels stay within modulation.context.
 values = {name: parameter.data for name, parameter in modulation.named_parameters() if "focal" not in name}
 y, (_, q, modulator, *_) = modulate(x, *values.values())
 print("token (1, 2):  q", q[0, 1, 2].round(3), "  modulator", modulator[0, 1, 2].round(3))
@@ -71,11 +75,15 @@ np.testing.assert_allclose(y, modulation(x), rtol=1e-12, atol=1e-13)
 #
 # $q$, the gates and the context (but for its GELUs) are linear maps of $x$, and $q \odot h(\sum g\, \text{ctx})$
 # multiplies them: a modulation is of degree three. Without biases, a map ten times as large gives an output about a
-# thousand times as large. No other layer of the network does that.
+# thousand times as large. (About, since GELU is linear only far from 0.) No other layer of the network does that.
 
 # %%
 no_bias = {name: 0 * value if name.endswith("bias") else value for name, value in values.items()}
-growth = np.diff([np.log10(np.abs(modulate(10.0**n * x, *no_bias.values())[0]).max()) for n in range(5)])
+largest = np.zeros(5)
+for power in range(5):
+    y_large, _ = modulate(10.0**power * x, *no_bias.values())
+    largest[power] = np.abs(y_large).max()
+growth = np.diff(np.log10(largest))
 print("power of ten gained by y for each power of ten in x:", growth.round(3))
 np.testing.assert_allclose(growth[-1], 3.0, atol=0.01)
 
@@ -117,8 +125,8 @@ for title, mistake in mistakes.items():
     assert report.passed == (not mistake)
 
 # %% [markdown]
-# What fails is what comes before the mistake, seen from the input: with the factor $q$ missing, $h$ and all before it;
-# with the order swapped, only $f$ and $x$. Now against the library:
+# What fails is what the way back reaches after the mistake, so what stands before it in the forward pass: with the
+# factor $q$ missing, $h$ and all before it; with the order swapped, only $f$ and $x$. Now against the library:
 
 # %%
 dy = rng.standard_normal(y.shape)
@@ -138,10 +146,11 @@ for name, parameter in modulation.named_parameters():
 # $$\text{pre-LN:}\quad y = x + \gamma \odot \text{branch}(\text{LN}(x)), \qquad\qquad
 # \text{post-LN:}\quad y = x + \gamma \odot \text{LN}(\text{branch}(x)) .$$
 #
-# $\gamma$ is the layer scale, a learned factor for each channel that starts at $10^{-4}$. Most published networks have
-# pre-LN and no $\gamma$; the large ones have post-LN (`use_postln`) and $\gamma$ (`use_layerscale`). In many texts
-# "post-LN" means $\text{LN}(x + \text{branch}(x))$, which is another thing: there nothing passes by the norm. On the
-# way back the sum copies `dy`: it goes past the branch unchanged, and through the branch.
+# $\gamma$ is the layer scale (tutorial 0), a learned factor for each channel that starts at $10^{-4}$. Most published
+# networks have pre-LN and no $\gamma$; the large ones have post-LN (`use_postln`) and $\gamma$ (`use_layerscale`). In
+# many texts "post-LN" means $\text{LN}(x + \text{branch}(x))$, which is another thing: there $x$ itself goes through
+# the norm. Here it passes by. On the way back the sum copies `dy`: one copy goes past the branch unchanged, the other
+# through the branch, and the two results are added.
 
 
 # %%
@@ -168,7 +177,7 @@ def residual_backward(dy, cache, norm, branch, gamma, place):
 
 
 def there_and_back(x, dy, branches, place):
-    """Give x before each branch and at the end, and the gradients with respect to these."""
+    """Give x before each branch and at the end, and the gradients with respect to these, in the same order."""
     xs, dxs, caches = [x], [dy], []
     for branch in branches:
         y, cache = residual(xs[-1], *branch, place)
@@ -182,17 +191,22 @@ def there_and_back(x, dy, branches, place):
 def random_blocks(config, number):
     init = get_initializer("lecun", 2, "float64")
     blocks = [FocalNetBlock(config, 0, 0.0, init=init) for _ in range(number)]
-    return blocks, [part for b in blocks for part in ((b.norm1, b.modulation, b.gamma_1), (b.norm2, b.mlp, b.gamma_2))]
+    branches = []  # norm, branch, gamma
+    for block in blocks:
+        branches.append((block.norm1, block.modulation, block.gamma_1))
+        branches.append((block.norm2, block.mlp, block.gamma_2))
+    return blocks, branches
 
 
 # %% [markdown]
 # ## Look: 24 blocks
 #
 # Four stacks with the same random weights, the last one without any norm and of four blocks only. The root mean square
-# (rms) of $x$ is drawn as it goes through the branches, and that of the gradient as it comes back.
+# (rms) of $x$ is drawn as it goes through the branches, two a block, and that of the gradient as it comes back.
 
 # %%
-start, end = np.random.default_rng(3).standard_normal((2, 2, 6, 5, 16))  # x, and its gradient at the other end
+draw = np.random.default_rng(3)
+start, end = draw.standard_normal((2, 2, 6, 5, 16))  # x, and the upstream gradient at the other end: (2, 6, 5, 16)
 rms = {}
 figure, panels = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 for name, colour, place, layer_scale, number in (
@@ -205,8 +219,9 @@ for name, colour, place, layer_scale, number in (
     for axes, arrays in zip(panels, there_and_back(start, end, branches, place), strict=True):
         sizes = [np.sqrt(np.mean(array**2)) for array in arrays]
         axes.semilogy(sizes, color=colour, label=name)
-        rms[name] = (*rms.get(name, ()), sizes[0], sizes[-1])
-    print("{0:<21} x from {1:.2f} to {2:<8.3g} dx from {4:.2f} (at the end) to {3:.3g}".format(name, *rms[name]))
+        rms[name] = (*rms.get(name, ()), sizes[0], sizes[-1])  # in the end of x first, x last, dx first, dx last
+    x_first, x_last, dx_first, dx_last = rms[name]
+    print(f"{name:<21} x from {x_first:.2f} to {x_last:<8.3g} dx from {dx_last:.2f} (at the end) to {dx_first:.3g}")
 panels[0].set(title="forward", xlabel="branch", ylabel="rms of x", ylim=(0.5, 2e3))
 panels[1].set(title="backward: read from right to left", xlabel="branch", ylabel="rms of dx", ylim=(0.5, 2e3))
 panels[0].legend()
@@ -216,13 +231,17 @@ np.testing.assert_allclose(rms["post-LN"][1], np.sqrt(1 + 2 * 24), rtol=0.2)
 np.testing.assert_allclose(rms["post-LN, layer scale"][2:], 1.0, rtol=0.05)
 
 # %% [markdown]
-# Without a norm, degree three lets $x$ explode once it is larger than 1; the steps are the modulations. With one, each
-# of the 48 branches adds a little; after a norm, a vector of rms 1: about $\sqrt{1 + 48} = 7$ in all, where they do
-# not agree. Both gradients grow most in the first blocks, where $x$ is smallest. With pre-LN the norm multiplies a
-# gradient by the reciprocal size of $x$ (tutorial 4). With post-LN it multiplies by the reciprocal size of the
-# branch's output: for a modulation a cube of $x$, whose slope is a square. What remains is again of the size of $1/x$,
-# and small weights do not lessen it: the norm takes their size away. Layer scale does: every branch starts $10^4$
-# times smaller.
+# Without a norm, degree three lets $x$ explode once it is larger than 1; the steps are the modulations.
+#
+# With a norm, each of the 48 branches adds a little. With post-LN what it adds has rms 1, since it comes from a norm.
+# Vectors that have nothing in common add up by their squares: $\sqrt{1 + 48} = 7$ in all, and 6.5 is found. With pre-LN
+# the branches add less.
+#
+# Both gradients grow most in the first blocks, where $x$ is smallest. With pre-LN the norm multiplies a gradient by the
+# reciprocal size of $x$ (tutorial 4). With post-LN it multiplies by the reciprocal size of the branch's output. For a
+# modulation that output goes as the cube of $x$, and its slope as the square; their quotient is again of the size of
+# $1/x$. Small weights do not lessen it: the norm takes their size away. Layer scale does lessen it: what every branch
+# adds, and what comes back through it, starts $10^4$ times smaller.
 #
 # ## The library does the same
 #
@@ -256,5 +275,5 @@ for place in ("pre", "post"):
 #
 # 1. The query stands between them, another factor for every token and channel. Only a factor for each channel can be
 #    moved: multiply column $c$ of $h$ and its bias by 2 and row $c$ of proj by 1/2, and $y$ stays the same.
-# 2. All within the branch carry the factor $\gamma$. That of $\gamma$ does not: it is the sum over tokens of
-#    $\mathrm{d}y$ times the branch's output. In plain gradient descent $\gamma$ moves first.
+# 2. All within the branch, and those of its norm, carry the factor $\gamma$. That of $\gamma$ does not: it is the sum
+#    over tokens of $\mathrm{d}y$ times what $\gamma$ multiplies. In plain gradient descent $\gamma$ moves first.
