@@ -12,11 +12,11 @@
 #
 # A network is the parts of tutorials 1 to 8 in a row. $B$ images, channels first, become a map of tokens
 # $(B, H, W, C)$; blocks change the map and keep its shape; a LayerNorm and the mean over all tokens make one vector of
-# $C$ *features* an image; a linear map, the *head*, makes $N$ *logits* of it, one a class. (Networks of several
-# *stages* embed patches of $2 \times 2$ tokens between them; `FocalNet.build` makes a single stage.)
+# $C$ *features* an image; a linear map, the *head*, makes $N$ *logits* of it, one a class. The class with the largest
+# logit is the network's answer. (`FocalNet.build` makes a single stage, and its stem has no LayerNorm.)
 #
-# The loss of an image with label $n$ is the *cross-entropy* $-\log p_n$ with the *softmax*
-# $p_n = e^{\ell_n} / \sum_m e^{\ell_m}$ of its logits $\ell$; that of a batch is the mean over its images.
+# The loss of an image with label $n$ is the *cross-entropy* $-\log p_n$ with the softmax
+# $p_n = e^{\ell_n} / \sum_m e^{\ell_m}$ (tutorial 2) of its logits $\ell$; that of a batch is the mean over its images.
 
 # %%
 from functools import partial
@@ -73,7 +73,8 @@ np.testing.assert_allclose(logits, logits_library, rtol=1e-12, atol=1e-14)
 #
 # $\log p_n = \ell_n - \log \sum_m e^{\ell_m}$, so $\partial(-\log p_n)/\partial \ell_m = p_m - [m = n]$: the
 # probabilities, less 1 at the label. The mean over the batch divides by $B$, which is easily forgotten: all gradients
-# are $B$ times too large then, and the network may learn all the same, with a smaller learning rate.
+# are $B$ times too large then, and the network may learn all the same, with a smaller learning rate. With the logits of
+# the batch in an array $(B, N)$, the gradient has the same shape:
 #
 # $$\mathrm{d}\ell_{bm} = \frac1B \bigl(p_{bm} - [m = \text{label}_b]\bigr)$$
 
@@ -133,7 +134,7 @@ theirs = dict(library.named_parameters())
 for name, parameter in by_hand.named_parameters():
     np.testing.assert_allclose(parameter.grad, theirs[name].grad, rtol=1e-11, atol=1e-15, err_msg=name)
 assert mf.check_layer(library, images).passed
-library.backward(dlogits, library_cache)  # gradients add up: who forgets zero_grad steps along the sum of all since
+library.backward(dlogits, library_cache)  # without zero_grad a second backward pass doubles what is there (tutorial 1)
 np.testing.assert_allclose(library.head.weight.grad, 2 * by_hand.head.weight.grad, rtol=1e-11)
 
 # %% [markdown]
@@ -166,7 +167,8 @@ for name, parameter in by_hand.named_parameters():
 # Before any long run: take 8 images and make steps until the loss is almost 0. A network that cannot learn 8 images
 # by heart will not learn a thousand, and this takes a moment. Here are two that differ in nothing but their
 # initialisation. `"lecun"` draws the weights of a linear map with variance 1/(number of its inputs), so that signals
-# keep their size. `"official"` draws them with standard deviation 0.02, as the published networks do.
+# keep their size. `"official"` draws them with standard deviation 0.02, as the published networks do. Learning 8
+# images by heart is called *overfitting* them.
 
 # %%
 splits = digits_splits()
@@ -198,9 +200,10 @@ assert losses["lecun"][-1] < 0.05
 assert losses["official"][-1] > 0.5
 
 # %% [markdown]
-# Both begin near $\ln 10 = 2.30$, what ten equal probabilities cost. The official one comes to about $\ln 8 = 2.08$
-# and from there on it creeps: the 8 images have 8 different labels, and the head's bias alone can learn which labels
-# occur. A loss that stays at the entropy of the labels is that of a network which does not see its input.
+# Both begin near $\ln 10 = 2.30$, what ten equal probabilities cost. The official one soon comes to $\ln 8 = 2.08$ and
+# from there on it creeps. The 8 images have 8 different labels, and the head's bias alone can learn which labels occur:
+# then it gives each of the 8 a probability of 1/8, at a loss of $\ln 8$, whatever the image. A loss that stays there is
+# that of a network which does not see its input.
 #
 # Here the reason is size: compare the map after the stem with what the first modulation of a fresh network adds.
 
@@ -216,17 +219,19 @@ for init in COLOURS:
 assert share["lecun"] > 100 * share["official"]
 
 # %% [markdown]
-# At 32 channels, 0.02 is a ninth of the $1/\sqrt{32} = 0.18$ that keeps a signal's size, and a modulation multiplies
-# a query by a modulator, both small, before one more small matrix. So the branches add next to nothing. What is left
-# of the network is a mean over normalised patches, which does not know where a patch was. The gradients of the
-# branches meet the same small factors, and plain SGD does not find the way out in time. (The published networks are
-# wider: at $C = 768$, $1/\sqrt C$ is 0.036. And AdamW trains them, whose steps do not shrink with the gradient.)
+# (Printed is the standard deviation of each array.) At 32 channels, 0.02 is a ninth of the $1/\sqrt{32} = 0.18$ that
+# keeps a signal's size, and a modulation multiplies a query by a modulator, both small, before one more small matrix.
+# So the branches add next to nothing. What is left of the network is a mean over normalised patches, which does not
+# know where a patch was. The gradients of the branches meet the same small factors, and plain SGD (stochastic gradient
+# descent) does not find the way out in time. (The published networks are wider: at $C = 768$, $1/\sqrt C$ is 0.036. And
+# they are trained by AdamW, an optimizer whose steps do not shrink with the gradient.)
 #
 # ## Then train
 #
-# `Trainer` adds order to what you have seen: each epoch shuffles the training images, shifts half of them by up to a
-# pixel, sets the learning rate (rising at first, then half a cosine down to zero), calls `train_step`, and at its end
-# measures the validation images, which are never trained on.
+# `Trainer` adds order to what you have seen. In each *epoch*, one pass over the training images, it shuffles them and
+# takes 64 at a time: it shifts half of these by up to a pixel (an *augmentation*), sets the learning rate (rising at
+# first, then half a cosine down to zero), and calls `train_step`. At the end of the epoch it measures the validation
+# images, which are never trained on.
 
 # %%
 EPOCHS = 10
@@ -296,7 +301,7 @@ plt.show()
 # ## Answers
 #
 # 1. The 8 images are learned as before: any labels can be learned by heart, so that test shows that gradients work,
-#    not that there is something to learn. In a long run the validation loss never falls below $\ln 10$ and later
-#    rises, while the training loss falls, but slowly. Ten epochs show two flat lines.
+#    not that there is something to learn. In a long run the validation loss stays near $\ln 10$ at first and then
+#    rises, while the training loss falls, but slowly. Ten epochs show two nearly flat lines.
 # 2. To the entropy of the target: $-0.91 \ln 0.91 - 9 \cdot 0.01 \ln 0.01 = 0.500$, reached when the probabilities
 #    equal the target. A network that was surer than that would pay more.
