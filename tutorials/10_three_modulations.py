@@ -10,27 +10,31 @@
 # [`minifocal/functional/box_mean.py`](../minifocal/functional/box_mean.py) and
 # [`minifocal/models/complexity.py`](../minifocal/models/complexity.py).
 #
-# Three modulations go by the name FocalNet. All multiply a query $q$ by gated context, then project; $n$ is the
-# normalised map that comes in, $\odot$ the product by elements. Linear maps have biases, depthwise kernels none.
+# Three modulations go by the name FocalNet. All multiply a query $q$ by gated context, then project; $x$ is the map
+# $(B, H, W, C)$ that comes in, after the block's LayerNorm. Linear maps have biases, depthwise kernels none. Two of the
+# three come from Edifice, a library of networks for the language Elixir; it calls a linear map Dense.
 #
-# - **`"focal"`**, published (tutorials 7 and 8): $z_l = \mathrm{GELU}(\mathrm{DWConv}_l(z_{l-1}))$ in a chain,
-#   $q \odot h(\sum_l g_l z_l + g_{L+1} z_\text{global})$. A gate is one number a level and token, not bounded.
+# - **`"focal"`**, published (tutorials 7 and 8):
+#   $\text{ctx}_l = \mathrm{GELU}(\mathrm{DWConv}_l(\text{ctx}_{l-1}))$ in a chain, and
+#   $q \odot h(\sum_l g_l\, \text{ctx}_l + g_{L+1}\, \text{ctx}_g)$. A gate is one number for each level and token, not
+#   bounded.
 # - **`"sigmoid_gate"`**, the page of Edifice's `Vision.FocalNet` taken at its word. The page says "hierarchical
 #   depthwise convolutions and gated aggregation", a `focal_kernel` as "base kernel size for focal convolutions", and
-#   `ctx += gelu(conv_l)`, `gate = sigmoid(Dense(x))`, `out = q * gate * ctx`. So: the same chain from $z_0 =
-#   \mathrm{Dense}(n)$, but $\mathrm{ctx} = \sum_l z_l$ ungated, one sigmoid gate a channel for all of it, no global
-#   level and no $h$. What the page leaves open is filled in as published: two dimensions, kernels that grow by 2, a
-#   Dense before the chain and one at the end.
-# - **`"box_mean"`**, what the code of Edifice 0.2 does. Its query and gate are the page's. Its levels are not:
+#   `ctx += gelu(conv_l)`, `gate = sigmoid(Dense(x))`, `out = q * gate * ctx`. So: the same chain from $\text{ctx}_0 =
+#   \mathrm{Dense}(x)$, but the context is the plain sum $\sum_l \text{ctx}_l$, with one sigmoid gate a channel for all
+#   of it, no global level and no $h$. What the page leaves open is filled in as published: two dimensions, kernels that
+#   grow by 2, a Dense before the chain and one at the end.
+# - **`"box_mean"`**, what the code of Edifice 0.2 does. Its query and gate are the page's. Its levels are not. With a
+#   linear map for each level, $W_l$ of shape $(C, C)$ and $b_l$ of shape $(C,)$, and $A_0(z) = z$:
 #
-# $$\mathrm{ctx} = \sum_{l=0}^{L-1} A_l\bigl(\mathrm{GELU}(n W_l + b_l)\bigr), \qquad
+# $$\mathrm{ctx} = \sum_{l=0}^{L-1} A_l\bigl(\mathrm{GELU}(x W_l + b_l)\bigr), \qquad
 # A_l(z)_t = \frac1{k_l} \sum_{i=0}^{k_l - 1} z_{t + i - \lfloor (k_l - 1)/2 \rfloor}, \qquad
-# k_l = \texttt{focal\_kernel} \cdot (l + 1).$$
+# k_l = \texttt{focal\_kernel} \cdot (l + 1) \quad \text{for } l \ge 1 .$$
 #
-# No kernel is learned: $A_0$ is the identity, the other $A_l$ are plain means. The levels are not hierarchical: each
-# begins with $n$. And $t$ counts tokens row by row, so that a window runs along a
-# row and on into the next one, and never down a column. Tokens before the first and after the last count as zero, and
-# the divisor stays $k_l$. (Like the others, the code ends with a Dense; the page does not show it.)
+# No kernel is learned: all $A_l$ but the first are plain means. The levels are not hierarchical: each begins with $x$.
+# And $t$ counts tokens row by row, so that a window runs along a row and on into the next one, and never down a column.
+# Tokens before the first and after the last count as zero, and the divisor stays $k_l$. (Like the others, the code ends
+# with a Dense; the page does not show it.)
 
 # %%
 import functools
@@ -60,9 +64,10 @@ rng = np.random.default_rng(10)
 # %% [markdown]
 # ## The box mean by hand, and its way back
 #
-# Forward, token $t$ collects from its window. Backward, it gives its gradient to the same tokens. It is tempting to
-# collect `dy` with the window of the forward pass instead. For an odd width that is right, since the window is
-# symmetric. For an even one there is one token more on the right, and on the way back it must be on the left.
+# Forward, token $t$ collects from its window of $k_l$ tokens (`width`). Backward, it gives its gradient to the same
+# tokens. It is tempting to collect `dy` with the window of the forward pass instead. For an odd width that is right,
+# since the window is symmetric. For an even one there is one token more on the right, and on the way back it must be
+# on the left.
 
 # %%
 T, C = 7, 2
@@ -135,7 +140,7 @@ assert set(np.flatnonzero(seen["box_mean"])) == set(range(28, 34))  # six tokens
 # ## One budget
 #
 # A comparison says something about the modulation only if nothing else differs. All networks have two stages of two
-# blocks and two levels; the widths of the MLPs even out the parameters. Images, epochs, batches, schedule,
+# blocks, with two focal levels each; the widths of the MLPs even out the parameters. Images, epochs, batches, schedule,
 # augmentation and decay are the same. The learning rate is *not*: what suits one modulation may hurt another, so each
 # gets the best of the same four, found on validation images with two seeds of their own. Test images are looked at
 # with the rate chosen, by seeds 0 to 7. Had the rates been chosen on test images, the winner's lead would be luck in
@@ -267,22 +272,23 @@ print(f"{len(runs)} runs, NumPy {record['numpy']}; validation accuracy in % by l
 print(" " * 22 + "".join(f"{lr:>8}" for lr in RATES))
 for data in NETWORKS:
     for name in COLOURS:
-        of = {"dataset": data, "modulation": name}
-        rows = [accuracies(runs, **of, measured_on="validation", lr=lr) for lr in RATES]
+        wanted = {"dataset": data, "modulation": name}
+        rows = [accuracies(runs, **wanted, measured_on="validation", lr=lr) for lr in RATES]
         best = best_rate(runs, data, name)
         print(f"{data:<8} {name:<13}" + "".join(f"{100 * row.mean():8.1f}" for row in rows) + f"   {best} chosen")
         assert all(len(row) == len(CHOOSING_SEEDS) for row in rows)
-        assert len(accuracies(runs, **of, measured_on="test", lr=best)) == len(TEST_SEEDS)
+        assert len(accuracies(runs, **wanted, measured_on="test", lr=best)) == len(TEST_SEEDS)
         parameters = build(data, name, 0).count_parameters()
-        same = accuracies(runs, **of, parameters=parameters, epochs=TRAINING[data].epochs)
-        assert len(same) == len(accuracies(runs, **of))
+        same = accuracies(runs, **wanted, parameters=parameters, epochs=TRAINING[data].epochs)
+        assert len(same) == len(accuracies(runs, **wanted))
 train, _, test = images("digits")
 assert record["nearest_neighbour"]["digits"] == nearest_neighbour_accuracy(train, test)
 
 # %% [markdown]
 # Then the outcome. Error bars are 95 % intervals of the mean over seeds: with the standard deviation $s$ of $n = 8$
 # runs (divisor $n - 1$), $\pm\, t\, s / \sqrt n$, where $t = 2.36$ is the 97.5 % point of Student's distribution with
-# $n - 1$ degrees of freedom. Differences of two means have intervals of their own (Welch's, for unequal spreads).
+# $n - 1$ degrees of freedom. Differences of two means have intervals of their own (Welch's, for unequal spreads): one
+# that does not contain zero says that the two means differ.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
@@ -335,7 +341,7 @@ assert (outcome["digits"]["focal"] < 50).sum() == 1
 # What they do not show: other sizes, other images, longer training (question 1). The bars hold what initialisation,
 # order and augmentation change, and nothing else: all seeds share their images. Another 360 digits would move an
 # accuracy of 99 % by some $\sqrt{0.99 \cdot 0.01 / 360} = 0.5$ points, up or down; one image is 0.28 points. And if
-# nothing differed at all, at least one of six intervals of 95 % would miss zero in a quarter of such studies.
+# nothing differed at all, at least one of the six intervals would miss zero in more than a fifth of such studies.
 #
 # ## Questions
 #
