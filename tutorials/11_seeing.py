@@ -13,8 +13,9 @@
 # whole network, `cache.layers[s]` is a stage, whose `features` are its last map; `.blocks[b].modulation` holds `gates`
 # $(B, H, W, L+1)$, `modulator` $(B, H, W, C)$ and `q`. So looking needs no hooks, only names.
 #
-# To judge a picture, one must know what there is to see. These images are made: one of four glyphs, of nine pixels
-# each, at a random place, among twelve dots that are just as bright. A single pixel does not tell glyph from dot.
+# To judge a picture, one must know what there is to see. So these images are made, of $16 \times 16$ pixels: one of
+# four glyphs (small shapes: a plus, a cross, a T, an L), of nine pixels each, at a random place, among up to twelve
+# single pixels, the dots, that are just as bright. A single pixel does not tell glyph from dot; the label is the glyph.
 
 # %%
 from functools import partial
@@ -33,10 +34,10 @@ rng = np.random.default_rng(11)
 NAMES = ("plus", "cross", "T", "L")
 five = np.arange(5)
 glyphs = np.zeros((4, 5, 5))
-glyphs[0, 2], glyphs[0, :, 2] = 1, 1
-glyphs[1, five, five], glyphs[1, five, 4 - five] = 1, 1
-glyphs[2, 0], glyphs[2, :, 2] = 1, 1
-glyphs[3, :, 0], glyphs[3, 4] = 1, 1
+glyphs[0, 2], glyphs[0, :, 2] = 1, 1  # plus: the middle row and the middle column
+glyphs[1, five, five], glyphs[1, five, 4 - five] = 1, 1  # cross: both diagonals
+glyphs[2, 0], glyphs[2, :, 2] = 1, 1  # T: the first row and the middle column
+glyphs[3, :, 0], glyphs[3, 4] = 1, 1  # L: the first column and the last row
 assert (glyphs.sum(axis=(1, 2)) == 9).all()
 
 
@@ -88,8 +89,9 @@ assert (logits.argmax(axis=1) == test.labels).mean() > 0.6
 # %% [markdown]
 # ## A modulator by hand
 #
-# For one token: the contexts of all levels, each times its gate, added up, and $h$. Since $h$ is a linear map, the
-# modulator is also the sum of *shares*, one a level: $g_l\, z_l\, W_h$. The bias of $h$ belongs to none.
+# For one token: the contexts of all levels, each times its gate, added up, and $h$. Since $h$ is a linear map, with a
+# weight $W_h$ of shape $(C, C)$, the modulator is also a sum of *shares*, one a level: $g_l\, \text{ctx}_l\, W_h$, and
+# for the global level $g_{L+1}\, \text{ctx}_g\, W_h$. The bias of $h$ belongs to none.
 
 # %%
 b, i, j = 3, 5, 2  # image, row and column of a token
@@ -117,9 +119,9 @@ def shares(when, block):
 # %% [markdown]
 # ## Over the image
 #
-# A map of tokens is coarser than the image. To lay it over the image, a pixel's value is found between the four
-# nearest token centres, by distance (*bilinear*). Centre $i$ of a token of $P$ pixels lies at pixel $P i + (P-1)/2$;
-# beyond the outermost centres the edge value stays.
+# A map of tokens is coarser than the image. To lay it over the image, a pixel's value is interpolated between the four
+# nearest token centres, along rows and along columns (*bilinear*). Token $i$ of a row covers $P$ pixels, counted from
+# 0, and its centre lies at pixel $P i + (P-1)/2$; beyond the outermost centres the edge value stays.
 
 
 # %%
@@ -172,8 +174,10 @@ plt.show()
 # which are as bright as the glyph, and the network *before* training.
 
 # %%
-holds = {name: mask.reshape(-1, 8, 2, 8, 2).max(axis=(2, 4)) > 0 for name, mask in (("glyph", glyph), ("dots", dots))}
-groups = {"glyph": holds["glyph"], "dots": holds["dots"] & ~holds["glyph"], "empty": ~holds["dots"] & ~holds["glyph"]}
+# Axes 2 and 4 are the rows and columns of pixels within a token: a token holds a glyph if any of its pixels does.
+holds_glyph = glyph.reshape(-1, 8, 2, 8, 2).max(axis=(2, 4)) > 0
+holds_dots = dots.reshape(-1, 8, 2, 8, 2).max(axis=(2, 4)) > 0
+groups = {"glyph": holds_glyph, "dots": holds_dots & ~holds_glyph, "empty": ~holds_dots & ~holds_glyph}
 print(f"{'second block':<22}" + "".join(f"{when + ', ' + name:>15}" for when in networks for name in groups))
 ratio = {}
 for quantity in ("gate", "share"):
@@ -196,18 +200,19 @@ assert ratio["after"] > 1.2 * ratio["before"]
 # What this shows: the trained network modulates the tokens of a glyph more strongly than those of dots as bright. It
 # had to put several pixels together for that. Before training there is hardly any difference.
 #
-# What it does not show: that a certain level "looks at the object". Train with `seed=1`, 2 or 3, and the last ratio
-# is above 1 again (2.2, 1.6 and 1.3 where this was written), but the gates are others, even in sign. Nor need they
-# agree: gates are not bounded, and if all of them and the weight of $h$ change sign, the modulator is the same
-# (question 1). And a gate of 2 on a small context does less than one of 0.5 on a large one: the shares of the global
-# level are the smallest throughout, its gates are not.
+# What it does not show: that a certain level "looks at the object". Build the network with `seed=1`, 2 or 3, and the
+# last ratio is above 1 again (2.2, 1.6 and 1.3 where this was written), but the gates are others, even in sign. Nor
+# need they agree: gates are not bounded, and if all of them and the weight of $h$ change sign, the modulator is the
+# same (question 1). And a gate of 2 does less on a small context than one of 0.5 on a context ten times as large. The
+# shares of the global level are the smallest throughout; its gates are not.
 #
 # ## Whom a token depends on
 #
 # The *receptive field* of a token is all pixels that can change it: here, by the global level, every pixel. The
-# *effective* receptive field says how much. Send a random upstream gradient to one token of the last map alone; the
-# backward pass gives its effect on each pixel; take magnitudes (signs differ from image to image and would cancel) and
-# the mean over the images. The way back begins at `features` and goes through the blocks and the stem.
+# *effective* receptive field says how much each does. Send a random upstream gradient to one token of the last map
+# alone, and the backward pass gives the gradient of each pixel. Take magnitudes (signs differ from image to image and
+# would cancel) and the mean over the images. The way back begins at `features` and goes through the blocks and the
+# stem. Checked below, beside a wrong way back that leaves out the last block.
 
 # %%
 at = (4, 4)  # row and column of the token
@@ -256,14 +261,15 @@ figure.suptitle("effective receptive field of the token at row 4, column 4")
 plt.show()
 
 # %% [markdown]
-# After one block the square of $7 \times 7$ tokens is that of the two kernels in a chain; beyond it there is only the
-# global level, which reaches everywhere and weakly. Within the square the influence is far from even: half and more
-# belongs to the token and its eight neighbours. A receptive field on paper says what could matter, not what does.
+# After one block there is a square of $7 \times 7$ tokens, that of the two kernels in a chain; beyond it there is only
+# the global level, which reaches everywhere and weakly. Within the square the influence is far from even: half or more
+# of the whole belongs to the token and its eight neighbours. A receptive field on paper says what could matter, not
+# what does.
 #
 # ## Questions
 #
-# 1. Negate the columns of `f` and of its bias that make the gates, and the weight of $h$. What changes in the
-#    pictures, what in the logits?
+# 1. In a block, negate the columns of `f` and of its bias that make the gates, and the weight of $h$. What changes in
+#    the pictures, what in the logits?
 # 2. In the first block, take the global level away (gates of zero). Which pixels does the token at (4, 4) then depend
 #    on after one block?
 #
