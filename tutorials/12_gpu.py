@@ -11,8 +11,9 @@
 # and [`minifocal/fused/kernels.cu`](../minifocal/fused/kernels.cu).
 #
 # No GPU is needed; where there is one, the first part runs on it too. A GPU has a memory of its own, and runs
-# *kernels*: functions of which many copies run at once, each in a *thread*. 32 threads are a *warp*, which goes
-# through the kernel in step. Some warps are a *block*, which can share a small fast memory; blocks run in any order.
+# *kernels*: functions of which many copies run at once, each in a *thread*. (So a kernel here is a program, not the
+# weight of a convolution.) 32 threads are a *warp*; they go through the kernel in step. A few warps are a *block* (of
+# threads, not of the network); they can share a small fast memory. Blocks run in any order.
 
 # %%
 import math
@@ -37,8 +38,9 @@ LANES, u = 32, 2.0**-24  # threads of a warp; what float32 rounds by
 # Nothing in `functional/` and `layers/` names NumPy. `get_array_module(x)` asks an array which library made it: NumPy's
 # arrays live on the CPU, CuPy's on a GPU; a mixture is refused. A layer carries a table of operations: `"reference"`
 # has the functions of `functional/`, for every device; `"numpy"` and `"numba"` have faster ones for the CPU, `"cuda"`
-# has kernels. `check_on` sends numbers through a block and back on a device, and holds all results against those of
-# the reference on the CPU. Sums are made in other orders there, so results are equal up to rounding.
+# has kernels. `check_on` sends numbers through a block of a network (tutorial 8) and back on a device, and holds all
+# results against those of the reference on the CPU. Sums are made in other orders there, so results are equal up to
+# rounding.
 
 # %%
 config = mf.FocalNetConfig(image_size=8, in_chans=1, embed_dim=6, depths=(1,), focal_levels=(2,), focal_windows=(3,))
@@ -76,8 +78,9 @@ else:
 #
 # The host (the CPU's side) does not run a kernel but *launches* it: puts its name and arguments into a queue, and goes
 # on at once. `float(a[0])` needs a number, so the host waits until all that it launched is done and the number has
-# come over. It *synchronises*: meanwhile it launches nothing, and afterwards the device has nothing to do. A model with
-# eight kernels, a letter for each unit of time: `L` launches, `w` waits, `#` works.
+# come over. It *synchronises*: meanwhile it launches nothing, and afterwards the device has nothing to do. Here is a
+# model with eight kernels, one letter for each unit of time: `L` where the host launches, `w` where it waits, `#` where
+# the device works.
 
 # %%
 for title, launch, work, look_every, end in (
@@ -95,7 +98,8 @@ for title, launch, work, look_every, end in (
     assert len(host) == end
 
 # %% [markdown]
-# So `train_step` leaves losses on the device until somebody looks; `Recorder` (`gpu.py`) replays a step in one launch.
+# So `train_step` leaves losses on the device until somebody looks at them. Where launches take longer than the work,
+# `Recorder` (in `gpu.py`) records all launches of a step, and replays them in one.
 #
 # ## The kernel
 #
@@ -104,14 +108,23 @@ for title, launch, work, look_every, end in (
 # %%
 for file, start in (("kernels.cuh", "__device__ inline T warp_sum"), ("kernels.cu", "__global__ void layer_norm_back")):
     text = resources.files("minifocal.fused").joinpath(file).read_text(encoding="utf-8")
-    print(text[(first := text.index(start)) : text.index("\n}\n", first) + 2], "\n")
+    first = text.index(start)
+    last = text.index("\n}\n", first)  # the brace that closes the function
+    print(text[first : last + 2], "\n")
 
 # %% [markdown]
-# Lay it beside the reference of tutorial 4. A warp has a token, here called row `r`; warps past the last row return.
-# `threadIdx.x` is the thread's number in its warp, its *lane*. Lane $l$ takes channels $l, l + 32, \dots$, so that the
-# lanes read neighbours, one stretch of memory. (`V` is how many a lane takes at a time, 4 or 1; here 1.) `through_mean`
-# is a register: every lane has its own, with the sum over its channels. `warp_sum` adds those up in five exchanges, in
-# which each lane sees the number of the lane whose own number differs in one bit. For 8 lanes that hold powers of two:
+# Lay it beside the reference of tutorial 4. `T` is the type, float or double. Each warp has one token, here called row
+# `r`, which it finds from the number of its block (`blockIdx.x`), the number of warps in a block (`blockDim.y`) and its
+# own number among them (`threadIdx.y`); warps past the last row return. `threadIdx.x` is the thread's number in its
+# warp, its *lane*. Lane $l$ takes channels $l, l + 32, \dots$, so that the lanes read neighbours, one stretch of
+# memory. (`V` is how many a lane takes at a time, 4 or 1. Read it with 1: then a `Vector` is one number, and the loops
+# over `v` make one round. `__restrict__` and `#pragma unroll` only help the compiler.)
+#
+# `through_mean` is a *register*, a variable of which every lane has its own: first the sum over its channels.
+# `warp_sum` adds up those of all lanes in five exchanges, at distances 16, 8, 4, 2 and 1. In an exchange
+# (`__shfl_xor_sync`) each lane reads the register of a partner and adds it to its own. The partner is the lane whose
+# number differs in one bit, the one that stands for the distance (in Python `lane ^ distance`). For 8 lanes that hold
+# powers of two there are three exchanges:
 
 
 # %%
@@ -135,8 +148,9 @@ assert warp_sum(powers) == [255] * 8
 # %% [markdown]
 # ## By hand
 #
-# The kernel as loops over rows, in any order, and lanes. (`column_sums` makes `dweight` and `dbias`: there the parts of
-# a block's warps meet in shared memory, behind a barrier, `__syncthreads`, at which all wait.)
+# The kernel as loops: over rows, in any order, and over lanes. `dy` and `x_hat` have shape $(R, C)$, $R$ rows of $C$
+# channels. (Another kernel, `column_sums`, makes `dweight` and `dbias`. There the parts of a block's warps meet in
+# shared memory, behind a barrier, `__syncthreads`, at which all wait for each other.)
 
 
 # %%
@@ -194,16 +208,21 @@ for n in (32, 256, 2048, 16384):
 # ## Bytes
 #
 # On a GPU each array operation of the reference is a kernel, which reads its inputs from memory and writes its result.
-# `Counted` lets the library's function tell; the unit is a *map*, all $R \cdot C$ numbers of `dy`. Our kernel reads
-# `dy` and `x_hat` and writes `dx` (the second time, a row still lies in a cache); `column_sums` reads the same two.
+# How many maps is that, if a map is all $R \cdot C$ numbers of `dy`? The library's function tells, given arrays of the
+# type `Counted`: NumPy calls its `__array_ufunc__` in place of each operation, which counts and then computes as usual.
+# Our kernel reads `dy` and `x_hat` and writes `dx` (when it reads a row for the second time, the row still lies in the
+# fast memory of the chip); `column_sums` reads the same two.
 
 
 # %%
 class Counted(np.ndarray):
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        options = {name: np.asarray(v[0]) if name == "out" else v for name, v in options.items()}
-        result = getattr(ufunc, method)(*map(np.asarray, inputs), **options)
-        maps_read, maps_written = (sum(np.size(array) == R * C for array in group) for group in (inputs, [result]))
+        inputs = [np.asarray(array) for array in inputs]  # plain arrays, or this would call itself
+        if "out" in options:
+            options["out"] = np.asarray(options["out"][0])
+        result = getattr(ufunc, method)(*inputs, **options)
+        maps_read = sum(array.size == R * C for array in inputs)
+        maps_written = int(result.size == R * C)
         steps.append(("sum" if method == "reduce" else ufunc.__name__, maps_read, maps_written))
         return result.view(Counted)
 
@@ -214,7 +233,10 @@ steps = [step for step in steps if step[1]]  # without those that touch only a n
 maps = sum(read + written for _, read, written in steps)
 assert (len(steps), maps) == (11, 21)
 
-names, read, written = zip(*steps, ("kernel layer_norm_backward", 2, 1), ("kernel column_sums", 2, 0), strict=True)
+bars = [*steps, ("kernel layer_norm_backward", 2, 1), ("kernel column_sums", 2, 0)]
+names = [name for name, _, _ in bars]
+read = [maps_read for _, maps_read, _ in bars]
+written = [maps_written for _, _, maps_written in bars]
 _, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 axes.barh(range(len(names)), read, color="#0072B2", label="read")
 axes.barh(range(len(names)), written, left=read, color="#D55E00", label="written")
@@ -229,9 +251,10 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# What limits a kernel is told by its operations a byte. NVIDIA's data sheet gives an H100 (SXM) $67 \cdot 10^{12}$
-# operations a second in float32, and $3.35 \cdot 10^{12}$ bytes a second from memory: 20 operations in the time of a
-# byte. With fewer, arithmetic waits for memory, and the time is bytes by bandwidth (the *roofline* argument).
+# What limits a kernel is told by how many operations it makes for each byte that it moves. NVIDIA's data sheet gives an
+# H100 (SXM) $67 \cdot 10^{12}$ operations a second in float32, and $3.35 \cdot 10^{12}$ bytes a second from memory (the
+# *bandwidth*): 20 operations in the time of a byte. With fewer, arithmetic waits for memory, and the time is the bytes
+# divided by the bandwidth (the *roofline* argument).
 
 # %%
 for name, ratio in (  # a number has four bytes
@@ -242,19 +265,21 @@ for name, ratio in (  # a number has four bytes
     print(f"{name:<42} {ratio:5.2f} operations a byte: at most {min(1, ratio / 20):4.0%} of the arithmetic")
 
 # %% [markdown]
-# LayerNorm can use 3 % of the arithmetic at best. The kernels calculate no less than the reference, but move 4.2 times
-# fewer bytes, in at most 3 launches for 11. Matrix products are left to cuBLAS. What is fast depends on the device: so
-# with `ops="auto"` a model takes its table by it, `"cuda"` on a GPU, the fastest that is installed on a CPU.
+# LayerNorm can use 3 % of the arithmetic at best. The kernels calculate no less than the reference, but they move
+# 21/5 = 4.2 times fewer bytes, in at most 3 launches instead of 11 (`column_sums` may need two). Matrix products are
+# left to cuBLAS, NVIDIA's library for them. What is fast depends on the device. So with `ops="auto"` a model chooses
+# its table by the device: `"cuda"` on a GPU, the fastest that is installed on a CPU.
 #
 # ## Questions
 #
 # 1. In `warp_sum` every lane adds in its own order. Why do all 32 get the same bits?
 # 2. In `column_sums` a second launch sums over blocks. One would do if every block added its sums to `dbias` in memory
-#    (*atomic* additions). What would be lost? Sum a float32 array of 1000 numbers one by one, in 100 random orders.
+#    (*atomic* additions). What would be lost? Sum a float32 array of 1000 random numbers one by one, in 100 random
+#    orders.
 #
 # ## Answers
 #
 # 1. In each exchange two lanes add the same two numbers, one as $a + b$ and the other as $b + a$. Floating-point
 #    addition is commutative, though not associative; so after each exchange both hold the same bits.
-# 2. Blocks finish in an order that changes from run to run, and with it the last bits: 100 orders give twenty to forty
-#    different sums. Two runs of one program would drift apart, and a mistake could not be told from chance.
+# 2. Blocks finish in an order that changes from run to run, and with it the last bits: 100 orders typically give 20 to
+#    40 different sums. Two runs of one program would drift apart, and a mistake could not be told from chance.
