@@ -12,7 +12,9 @@
 #
 # Weights are published as a *state dict*: arrays by name. Names and shapes are those of the implementation that
 # trained them, its *layout*. To have some without a download, a small network learns the digits (tutorial 9; every
-# pixel twice as wide and high, for patches of 4 pixels) and is written to a file in the layout of the official code.
+# pixel twice as wide and high, for patches of 4 pixels) and is written to a file in the layout of the official code,
+# that of the authors of FocalNet. Two more layouts occur below: `hf` is that of Hugging Face's transformers, and timm
+# is a collection of image networks.
 
 # %%
 import pickle
@@ -33,12 +35,14 @@ C = 12
 one_stage = {"depths": (1,), "focal_levels": (2,), "focal_windows": (3,), "mlp_ratio": 1.5}
 config = mf.FocalNetConfig(image_size=16, in_chans=1, num_classes=10, embed_dim=C, **one_stage)
 splits = digits_splits()
-train, test = ((np.kron(data.images / 16, np.ones((2, 2))) - 0.3) / 0.4 for data in (splits.train, splits.test))
+double = np.ones((2, 2))  # np.kron puts this in place of every pixel; pixels lie between 0 and 16
+train = (np.kron(splits.train.images / 16, double) - 0.3) / 0.4  # roughly mean 0 and variance 1; (1437, 1, 16, 16)
+test = (np.kron(splits.test.images / 16, double) - 0.3) / 0.4
 trained = mf.FocalNet(config, init="lecun", dtype="float64", ops="numpy")
 optimizer = mf.SGD(trained, lr=0.1, momentum=0.9, nesterov=True)
 rng = np.random.default_rng(13)
 for _ in range(10):
-    for batch in rng.permutation(len(train))[:1408].reshape(-1, 64):
+    for batch in rng.permutation(len(train))[:1408].reshape(-1, 64):  # 22 batches of 64 images
         mf.train_step(trained, optimizer, train[batch], splits.train.labels[batch], None)
 print(f"test accuracy {(trained(test).argmax(axis=1) == splits.test.labels).mean():.1%}")
 
@@ -59,7 +63,8 @@ with tempfile.TemporaryDirectory() as folder:
 for layout in ("minifocal", "official", "hf", "timm"):
     print(layout)
     state = list(mf.interop.state_dict(trained, layout=layout).items())
-    for name, array in (state[i] for i in (0, 6, 9, 10, 22)):
+    for number in (0, 6, 9, 10, 22):  # patches, f, a depthwise kernel, h, classifier
+        name, array = state[number]
         print(f"    {name:<72} {array.shape}")
 
 # %% [markdown]
@@ -70,14 +75,15 @@ for layout in ("minifocal", "official", "hf", "timm"):
 # %%
 def by_hand(name, stored):
     """Give an array of the official layout in this package's shape."""
-    if stored.ndim == 1:
+    if stored.ndim == 1:  # biases, and the weights of LayerNorms
         return stored
-    if "focal_layers" in name:
+    if "focal_layers" in name:  # (C, 1, k, k) to (k, k, C)
         ours = np.zeros((*stored.shape[2:], C))
         for i, j, c in np.ndindex(ours.shape):
             ours[i, j, c] = stored[c, 0, i, j]
         return ours
-    stored = stored if stored.ndim == 4 else stored[:, :, None, None]
+    if stored.ndim == 2:  # a linear map: as if of patches of 1 x 1
+        stored = stored[:, :, None, None]
     outputs, inputs, P, _ = stored.shape
     ours = np.zeros((inputs * P * P, outputs))
     for o, c, i, j in np.ndindex(stored.shape):
@@ -100,7 +106,8 @@ with tempfile.TemporaryDirectory() as folder:
 # ## Another implementation
 #
 # That the arrays fit proves little: `proj` is square, and fits transposed as well. The proof is another implementation
-# that takes the published arrays as they are. Here is one, channels-first as PyTorch is, $(B, C, H, W)$.
+# that takes the published arrays as they are. Here is one, with maps channels-first as in PyTorch, $(B, C, H, W)$. The
+# letters of `einsum` are the axes; it multiplies, and sums over those that the result lacks.
 
 
 # %%
@@ -129,9 +136,11 @@ def official_forward(images, state):
     q, ctx, gates = f[:, :C], f[:, C : 2 * C], f[:, 2 * C :, None]
     aggregate = 0.0
     for level in range(2):
-        kernels = state[f"{block}.modulation.focal_layers.{level}.0.weight"][:, 0]
-        padded = np.pad(ctx, [(0, 0)] * 2 + [(kernels.shape[1] // 2,) * 2] * 2)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, kernels.shape[1:], axis=(2, 3))
+        kernels = state[f"{block}.modulation.focal_layers.{level}.0.weight"][:, 0]  # (C, k, k)
+        k = kernels.shape[1]
+        margin = (k // 2, k // 2)
+        padded = np.pad(ctx, ((0, 0), (0, 0), margin, margin))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(2, 3))  # (B, C, H, W, k, k)
         ctx = gelu(np.einsum("cij,bchwij->bchw", kernels, windows))
         aggregate = aggregate + gates[:, level] * ctx
     aggregate = aggregate + gates[:, 2] * gelu(ctx.mean(axis=(2, 3), keepdims=True))
@@ -167,31 +176,45 @@ assert report.passed
 # %% [markdown]
 # ## What mistakes do to the numbers
 #
-# Nine mistakes that no check of names and shapes notices. *Top-1 agreement* is the share of test images whose largest
-# logit is that of the right network. Differences of logits are relative to the largest logit; those of gradients to
-# the length of each array's gradient, of which the worst counts.
+# Nine mistakes that no check of names and shapes notices, and for comparison the right network in float32. Each mistake
+# is a pair: fields of the configuration that are changed, and what is done to arrays of the modulation. *Top-1
+# agreement* is the share of test images whose largest logit is that of the right network. Differences of logits are
+# relative to the largest logit; those of gradients to the length of each array's gradient, and the worst array counts.
 
 # %%
 KERNELS = ("focal_layers.0.0.weight", "focal_layers.1.0.weight")
-F, H = ("f.weight", "f.bias"), ("h.weight", "h.bias")
+BOTH_F, BOTH_H = ("f.weight", "f.bias"), ("h.weight", "h.bias")
+
+
+def swap_q_and_ctx(w):
+    return np.concatenate([w[C : 2 * C], w[:C], w[2 * C :]])
+
+
+def global_gate_first(w):
+    return np.concatenate([w[: 2 * C], np.roll(w[2 * C :], 1, axis=0)])
+
+
 mistakes = {
     "proj not transposed": ({}, {"proj.weight": lambda w: w.T}),
     "h not transposed": ({}, {"h.weight": lambda w: w.swapaxes(0, 1)}),
-    "q and ctx swapped": ({}, dict.fromkeys(F, lambda w: np.concatenate([w[C : 2 * C], w[:C], w[2 * C :]]))),
-    "global gate first": ({}, dict.fromkeys(F, lambda w: np.concatenate([w[: 2 * C], np.roll(w[2 * C :], 1, axis=0)]))),
+    "q and ctx swapped": ({}, dict.fromkeys(BOTH_F, swap_q_and_ctx)),
+    "global gate first": ({}, dict.fromkeys(BOTH_F, global_gate_first)),
     "kernels: rows for columns": ({}, dict.fromkeys(KERNELS, lambda w: w.swapaxes(2, 3))),
     "kernels: turned by half a turn": ({}, dict.fromkeys(KERNELS, lambda w: w[:, :, ::-1, ::-1])),
     "GELU of the MLP by tanh": ({"mlp_act": "gelu_pytorch_tanh"}, {}),
     "eps 1e-6 for 1e-5": ({"ln_eps": 1e-6}, {}),
-    "h doubled, proj halved": ({}, dict.fromkeys(H, lambda w: 2 * w) | {"proj.weight": lambda w: w / 2}),
+    "h doubled, proj halved": ({}, dict.fromkeys(BOTH_H, lambda w: 2 * w) | {"proj.weight": lambda w: w / 2}),
 }
 
 
 def measure(fields, edits, dtype="float64"):
     """Give the logits of a network with changed fields and weights, and its gradients by official names."""
     net = mf.FocalNet(replace(config, **fields), init="zeros", dtype=dtype, ops="numpy")
-    edited = {name: edits.get(name.rpartition("modulation.")[2], np.array)(w) for name, w in published.items()}
-    mf.interop.load_state_dict(net, {name: w.astype(dtype) for name, w in edited.items()}, layout="official")
+    edited = {}
+    for name, w in published.items():
+        short = name.rpartition("modulation.")[2]  # "f.weight" and the like
+        edited[name] = (edits[short](w) if short in edits else w).astype(dtype)
+    mf.interop.load_state_dict(net, edited, layout="official")
     logits, cache = net.forward(test.astype(dtype))
     net.backward(mf.cross_entropy_backward(mf.cross_entropy_forward(logits, splits.test.labels)[1]), cache)
     return logits, mf.interop.state_dict(net, layout="official", grads=True)
@@ -206,7 +229,8 @@ for label, (fields, edits) in {**mistakes, "none, in float32": ({}, {})}.items()
     by_grads = max(np.linalg.norm(found_grads[n] - g) / np.linalg.norm(g) for n, g in grads.items())
     table[label] = agreement, by_logits, by_grads
     print(f"{label:<31} top-1 agreement {agreement:6.1%}, logits {by_logits:.0e}, gradients {by_grads:.0e}")
-assert [label for label, (agreement, _, _) in table.items() if agreement == 1] == list(table)[6:]
+agreeing = [label for label, (agreement, _, _) in table.items() if agreement == 1]
+assert agreeing == list(table)[6:]  # the last three mistakes, and float32
 
 _, axes = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
 for column, colour, label in ((1, "#0072B2", "logits"), (2, "#D55E00", "gradients")):
@@ -220,15 +244,16 @@ plt.show()
 
 # %% [markdown]
 # Three mistakes agree on every image, and their logits pass a usual tolerance of $10^{-4}$. In float64 a tolerance of
-# $10^{-10}$ tells them from rounding, all but the last: there the logits have the same bits, and only the gradients
-# show that the weights are others. Hence: float64, random images, outputs *and* gradients.
+# $10^{-10}$ tells them from rounding, all but the last of the three: there the logits have the same bits, and only the
+# gradients show that the weights are others. Hence: float64, random images, outputs *and* gradients.
 #
 # ## A file is not a program
 #
 # The names and shapes in a `.pth` file stand in a pickle, and a pickle is a program: it may name any function that
 # Python can import, and have it called while the file is being read. So may a stranger's file of weights.
-# `torch_file.py` has the instructions run by `safe_pickle.py`, which knows the few names that weights need, each with a
-# stand-in of its own, and refuses all others. (`.safetensors` has no program in it: names and shapes, then numbers.)
+# `torch_file.py` has the instructions run by `safe_pickle.py`, gives it the few names that weights need, each with a
+# stand-in of its own, and all others are refused. Below it is given none. (A `.safetensors` file has no program in it:
+# names and shapes, then numbers.)
 
 
 # %%
