@@ -38,6 +38,7 @@ from minifocal.models.modulation import FocalModulation
 
 rng = np.random.default_rng(8)
 B, H, W, C, L = 1, 5, 4, 3, 2  # kernels of 3 and 5
+# One stage of one block (depths), L focal levels, the first kernel of 3 (focal_windows). Stage 0 is the first.
 config = FocalNetConfig(image_size=16, embed_dim=C, depths=(1,), focal_levels=(L,), focal_windows=(3,))
 modulation = FocalModulation(config, 0, init=get_initializer("lecun", 1, "float64"))
 for parameter in modulation.parameters():  # no bias of zero, which would hide a mistake
@@ -190,7 +191,7 @@ def there_and_back(x, dy, branches, place):
 
 def random_blocks(config, number):
     init = get_initializer("lecun", 2, "float64")
-    blocks = [FocalNetBlock(config, 0, 0.0, init=init) for _ in range(number)]
+    blocks = [FocalNetBlock(config, 0, 0.0, init=init) for _ in range(number)]  # of stage 0, dropping no branch
     branches = []  # norm, branch, gamma
     for block in blocks:
         branches.append((block.norm1, block.modulation, block.gamma_1))
