@@ -37,7 +37,7 @@ rng = np.random.default_rng(9)
 B, N = 6, 3
 images, labels = rng.standard_normal((B, 1, 10, 10)), np.array([0, 2, 1, 1, 0, 2])
 shape = {"image_size": 10, "patch_size": 2, "in_channels": 1, "hidden_size": 4, "num_layers": 2, "focal_levels": 1}
-by_hand, library = (  # twins: the same seed, so the same weights
+by_hand, library = (  # twins: the same seed, so the same weights; "reference": the functions that you have read
     mf.FocalNet.build(**shape, num_classes=N, modulation="focal", dtype="float64", ops="reference") for _ in range(2)
 )
 print(by_hand.summary())
@@ -167,8 +167,9 @@ for name, parameter in by_hand.named_parameters():
 # Before any long run: take 8 images and make steps until the loss is almost 0. A network that cannot learn 8 images
 # by heart will not learn a thousand, and this takes a moment. Here are two that differ in nothing but their
 # initialisation. `"lecun"` draws the weights of a linear map with variance 1/(number of its inputs), so that signals
-# keep their size. `"official"` draws them with standard deviation 0.02, as the published networks do. Learning 8
-# images by heart is called *overfitting* them.
+# keep their size. `"official"` draws them with standard deviation 0.02, as the published networks do (though not those
+# of patches, depthwise kernels and $h$). Learning 8 images by heart is called *overfitting* them. The loss is in
+# *nats*, since its logarithm is the natural one.
 
 # %%
 splits = digits_splits()
