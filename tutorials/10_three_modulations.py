@@ -20,10 +20,10 @@
 #   bounded.
 # - **`"sigmoid_gate"`**, the page of Edifice's `Vision.FocalNet` taken at its word. The page says "hierarchical
 #   depthwise convolutions and gated aggregation", a `focal_kernel` as "base kernel size for focal convolutions", and
-#   `ctx += gelu(conv_l)`, `gate = sigmoid(Dense(x))`, `out = q * gate * ctx`. So: the same chain from $\text{ctx}_0 =
-#   \mathrm{Dense}(x)$, but the context is the plain sum $\sum_l \text{ctx}_l$, with one sigmoid gate a channel for all
-#   of it, no global level and no $h$. What the page leaves open is filled in as published: two dimensions, kernels that
-#   grow by 2, a Dense before the chain and one at the end.
+#   `ctx += gelu(conv_l)`, `gate = sigmoid(Dense(x))`, `out = q * gate * ctx`. So: the same chain, with a Dense of $x$
+#   as $\text{ctx}_0$. But the context is the plain sum $\sum_l \text{ctx}_l$; each token has one sigmoid gate a channel
+#   for all of it; and there is no global level and no $h$. What the page leaves open is filled in as published: two
+#   dimensions, kernels that grow by 2, a Dense before the chain and one at the end.
 # - **`"box_mean"`**, what the code of Edifice 0.2 does. Its query and gate are the page's. Its levels are not. With a
 #   linear map for each level, $W_l$ of shape $(C, C)$ and $b_l$ of shape $(C,)$, and $A_0(z) = z$:
 #
