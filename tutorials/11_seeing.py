@@ -11,7 +11,7 @@
 #
 # A forward pass gives a cache beside its result, and the cache holds all that was computed on the way. In that of a
 # whole network, `cache.layers[s]` is a stage, whose `features` are its last map; `.blocks[b].modulation` holds `gates`
-# $(B, H, W, L+1)$, `modulator` $(B, H, W, C)$ and `q`. So looking needs no hooks, only names.
+# $(B, H, W, L+1)$, `modulator` $(B, H, W, C)$ and `q`, of the same shape. So to look, you only need these names.
 #
 # To judge a picture, one must know what there is to see. So these images are made, of $16 \times 16$ pixels: one of
 # four glyphs (small shapes: a plus, a cross, a T, an L), of nine pixels each, at a random place, among up to twelve
