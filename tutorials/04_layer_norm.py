@@ -76,8 +76,8 @@ plt.show()
 #
 # ## Backward
 #
-# Let `dy` be the gradient of the loss $\mathcal L$ with respect to $y$. `weight` and `bias` are shared by all
-# tokens, so their gradients are sums over tokens:
+# Let `dy` be the upstream gradient, that of the loss $\mathcal L$ with respect to $y$. `weight` and `bias` are shared
+# by all tokens, so their gradients are sums over tokens:
 #
 # $$\mathrm{d}w_c = \sum_t \mathrm{d}y_{tc}\, \hat x_{tc}, \qquad \mathrm{d}b_c = \sum_t \mathrm{d}y_{tc}, \qquad
 # \mathrm{d}\hat x_{tc} = w_c\, \mathrm{d}y_{tc} .$$

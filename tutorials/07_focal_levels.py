@@ -141,8 +141,9 @@ plt.show()
 # %% [markdown]
 # ## Backward
 #
-# Let $\mathrm{d}A$ be the gradient of the loss $\mathcal L$ with respect to the aggregate. A gate is shared by the
-# channels of its token, so its gradient is a sum over them. The global context is shared by all tokens:
+# Let $\mathrm{d}A$ be the upstream gradient, that of the loss $\mathcal L$ with respect to the aggregate. A gate is
+# shared by the channels of its token, so its gradient is a sum over them. The global context is shared by all tokens,
+# so its gradient is a sum over these:
 #
 # $$\mathrm{d}g_l[b, h, w] = \sum_c \mathrm{d}A[b, h, w, c]\; \text{ctx}_l[b, h, w, c], \qquad
 # \mathrm{d}\text{ctx}_g[b, c] = \sum_{h, w} g_{L+1}[b, h, w]\; \mathrm{d}A[b, h, w, c] .$$

@@ -220,7 +220,7 @@ for name, colour, place, layer_scale, number in (
     for axes, arrays in zip(panels, there_and_back(start, end, branches, place), strict=True):
         sizes = [np.sqrt(np.mean(array**2)) for array in arrays]
         axes.semilogy(sizes, color=colour, label=name)
-        rms[name] = (*rms.get(name, ()), sizes[0], sizes[-1])  # in the end of x first, x last, dx first, dx last
+        rms[name] = (*rms.get(name, ()), sizes[0], sizes[-1])  # two of x, then two of dx
     x_first, x_last, dx_first, dx_last = rms[name]
     print(f"{name:<21} x from {x_first:.2f} to {x_last:<8.3g} dx from {dx_last:.2f} (at the end) to {dx_first:.3g}")
 panels[0].set(title="forward", xlabel="branch", ylabel="rms of x", ylim=(0.5, 2e3))

@@ -9,9 +9,10 @@
 # *Explains* the caches of [`minifocal/models/modulation.py`](../minifocal/models/modulation.py) and
 # [`minifocal/models/block.py`](../minifocal/models/block.py).
 #
-# A forward pass gives a cache beside its result, and the cache holds all that was computed on the way. In that of a
-# whole network, `cache.layers[s]` is a stage, whose `features` are its last map; `.blocks[b].modulation` holds `gates`
-# $(B, H, W, L+1)$, `modulator` $(B, H, W, C)$ and `q`, of the same shape. So to look, you only need these names.
+# A forward pass gives a cache beside its result, which holds what the way back needs, and so most of what there is to
+# see. In that of a whole network, `cache.layers[s]` is a stage, whose `features` are its last map; its
+# `.blocks[b].modulation` holds `gates` $(B, H, W, L+1)$, `modulator` $(B, H, W, C)$ and `q`, of the same shape. To
+# look, you only need these names.
 #
 # To judge a picture, one must know what there is to see. So these images are made, of $16 \times 16$ pixels: one of
 # four glyphs (small shapes: a plus, a cross, a T, an L), of nine pixels each, at a random place, among up to twelve

@@ -58,7 +58,8 @@ def through_a_block(table, device):
 
 def check_on(device):
     expected = through_a_block("reference", "cpu")
-    for table in ("numpy",) if device == "cpu" else ("reference", "cuda"):
+    tables = ("numpy",) if device == "cpu" else ("reference", "cuda")
+    for table in tables:
         for name, array in through_a_block(table, device).items():
             assert device_of(array) == device_of(to_device(x, device))  # nothing came home on its own
             np.testing.assert_allclose(as_numpy(array), expected[name], rtol=1e-10, atol=1e-12)
