@@ -111,10 +111,19 @@ def _judge_answers(exercise: Exercise, cases: Sequence[Case], answers: Answers) 
                 break
     if len(passed) == len(cases):
         return Verdict(PASSED)
-    # Numbers that are wrong say most, and most of all where no axis has length 1: a missing sum or a swapped axis
-    # cannot pass for something else there.
-    case, verdict = min(failed, key=lambda each: (not each[1].findings, min(each[0].sizes.values()) == 1))
+    case, verdict = min(failed, key=_how_little_it_says)
     return replace(verdict, case=case.title, other_cases=tuple(passed))
+
+
+def _how_little_it_says(failed: tuple[Case, Verdict]) -> tuple[bool, bool, bool]:
+    """Order the cases that failed, the most telling first.
+
+    Where one gave two results for the same arguments, no number of any case can be trusted. Otherwise numbers that are
+    wrong say most, and most of all where no axis has length 1: a missing sum or a swapped axis cannot pass for
+    something else there.
+    """
+    case, verdict = failed
+    return verdict.reason != UNREPEATABLE, not verdict.findings, min(case.sizes.values()) == 1
 
 
 def _judge_case(

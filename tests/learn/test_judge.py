@@ -215,6 +215,13 @@ def test_an_answer_that_draws_is_told_so_and_not_what_its_numbers_look_like(judg
     assert not verdict.findings
 
 
+def test_an_answer_that_draws_is_told_so_where_one_case_came_out_alike_twice(judged):
+    by_luck = "if gamma.size == 3: return 0.0 * dy, 0.0 * gamma"
+    verdict = judged("16", answer(f"{by_luck}\nreturn np.random.random(dy.shape), np.random.random(gamma.shape)"))
+    assert "drawn at random" in verdict.reason
+    assert verdict.case == "B=2, T=4, C=5"
+
+
 def test_a_nan_that_comes_again_is_no_other_result(judged):
     verdict = judged("16", answer("return dy * np.nan, (dy * x).sum(axis=(0, 1))"))
     assert "elements are NaN" in verdict.findings[0].diagnosis

@@ -76,7 +76,13 @@ WRONG_BLOCKS: tuple[tuple[str, str, str, str], ...] = (
     ),
     ("15", "draws < 1.0 - rate", "draws >= rate", "not > rate"),
     ("15", "(draws < 1.0 - rate).astype(dy.dtype)", "draws.astype(dy.dtype)", "the draws themselves are the factor"),
-    ("15", "draws < 1.0 - rate", "np.random.random(len(dy)) < 1.0 - rate", "drawn at random"),
+    # One generator for all calls: drawn anew in every run, all cases would come out alike twice in one of a thousand.
+    (
+        "15",
+        "(dy, draws, rate):",
+        "(dy, draws, rate, rng=np.random.default_rng(3)):\n    draws = rng.random(len(dy))",
+        "drawn at random",
+    ),
     # 16 layer_scale_backward
     ("16", "return dy * gamma", "return dy", "the factor gamma is missing"),
     ("16", "(dy * x).sum(axis=(0, 1))", "(dy * x * gamma).sum(axis=(0, 1))", "dgamma takes y = gamma * x"),
