@@ -21,7 +21,7 @@ LARGEST_ARRAY = 2**24  # bytes; the exercises' arrays have a few thousand
 MEMORY = 4 * 2**30
 LARGEST_FILE = 2**26
 MESSAGE = 300  # characters kept of an error's text
-NUMBERS = "biufc"  # kinds of dtype
+NUMBERS = "iufc"  # kinds of dtype; truth values are none, they cannot be subtracted
 
 
 def pack(value: Any, blob: bytearray) -> Any:

@@ -18,7 +18,7 @@ WRONG: tuple[tuple[str, str, str, str], ...] = (
     ("01", "dweight = rows.T @ drows", "dweight = rows.T @ drows / len(x)", "0.5 times the right result (= 1/B)"),
     ("01", "dweight = rows.T @ drows", "dweight = np.outer(rows.sum(0), drows.sum(0))", "product of sums"),
     ("01", "dy @ weight.T, dweight, ", "dweight, dy @ weight.T, ", "give the results in the order dx, dweight, dbias"),
-    ("01", "dweight = rows.T @ drows", "dweight = rows.T @ np.ones_like(drows)", "does not depend on dy"),
+    ("01", "dweight = rows.T @ drows", "dweight = rows.T @ np.ones_like(drows)", "twice the dy gives the same"),
     ("01", "dweight = rows.T @ drows", "dweight = x.sum(axis=0).T @ dy.sum(axis=0)", "product of sums"),
     ("01", "dweight = rows.T @ drows", "dweight = x[0].T @ dy[0]", "only the first of the batch"),
     # 02 sum_broadcast_axes
@@ -63,6 +63,7 @@ WRONG: tuple[tuple[str, str, str, str], ...] = (
     ("03", "cdf + x * density", "cdf - x * x * density", "φ(x) itself is differentiated"),
     ("03", "0.5 * (1.0 + erf", "(1.0 + erf", "the 1 or the half is missing"),
     ("03", "dy * (cdf + x * density)", "dy * (x > 0)", "slope of ReLU"),
+    ("03", "return dy *", "return (dy > 0) *", "twice the dy gives the same"),
     # 04 gelu_tanh_backward
     ("04", " + 0.5 * x * (1.0 - tanh**2) * du", "", "tanh u depends on x too"),
     ("04", "(1.0 - tanh**2) * du", "(1.0 - tanh**2)", "du/dx, is missing"),
@@ -104,6 +105,7 @@ WRONG: tuple[tuple[str, str, str, str], ...] = (
         "the softmax runs over the batch",
     ),
     ("05", "-= 1.0", "+= 1.0", "take it off"),
+    ("05", "-= 1.0", "-= dloss", "it is not linear in dloss"),
     ("05", "dlogits[np.arange(len(labels)), labels]", "dlogits[:, labels]", "each has its own label"),
     ("05", "dlogits * (dloss / len(labels))", "dlogits", "(= B/dloss)"),
     ("05", "dloss / len(labels)", "dloss / logits.shape[1]", "(= B/N)"),
