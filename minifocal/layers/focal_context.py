@@ -80,8 +80,7 @@ class FocalContext(Layer):
         self, daggregate: Array, cache: FocalContextCache | RecomputedContextCache
     ) -> tuple[Array, Array | None]:
         """Give (dctx, dgates), from the widest level back to the first; add to the kernels' gradients."""
-        if isinstance(cache, RecomputedContextCache):
-            _, cache = self._gather(*cache)
+        cache = self.full_cache(cache)
         dctx: Array = 0.0
         dgates = []
         if cache.global_level is not None:
@@ -94,3 +93,7 @@ class FocalContext(Layer):
         if cache.global_level is None:
             return dctx, None
         return dctx, get_array_module(daggregate).concatenate(dgates[::-1], axis=-1)
+
+    def full_cache(self, cache: FocalContextCache | RecomputedContextCache) -> FocalContextCache:
+        """Give the cache with all levels in it: computed again where they were not kept."""
+        return self._gather(*cache)[1] if isinstance(cache, RecomputedContextCache) else cache

@@ -1,9 +1,12 @@
-"""What all pictures share: colours, an empty figure that needs no screen, and the PNG file."""
+"""What all pictures share: colours, an empty figure that needs no screen, and the file."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from minifocal.errors import InputError
 from minifocal.files import write_bytes
 
 if TYPE_CHECKING:
@@ -11,6 +14,10 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+SIGNED, POSITIVE = "RdBu_r", "viridis"  # colour maps, legible to colour-blind readers: around zero, and from zero up
+
+# What would differ from one drawing to the next is left out, so that the same picture has the same bytes.
+FORMATS: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -27,8 +34,33 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+def check_picture_path(path: Path) -> None:
+    """Refuse a file name that is of no picture, before long work is done for it.
+
+    Raises:
+        InputError: it ends neither in .png nor in .svg.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"a picture is a {' or '.join(FORMATS)} file, got {path.name!r}; name it so")
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a PNG file. Raises InputError where it cannot be written."""
+    """Write a PNG or SVG file, by its name; the same figure gives the same bytes.
+
+    Raises:
+        InputError: another kind of file, or it cannot be written.
+    """
+    check_picture_path(path)
+    kind = path.suffix.lower()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    with _fixed_ids():
+        figure.savefig(buffer, format=kind[1:], metadata=FORMATS[kind])
     write_bytes(path, buffer.getvalue())
+
+
+@contextmanager
+def _fixed_ids() -> Iterator[None]:
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": "minifocal"}):
+        yield

@@ -1,0 +1,32 @@
+"""The file of a picture: same figure, same bytes; no other kind of file."""
+
+import pytest
+
+from minifocal.errors import InputError
+from minifocal.viz.canvas import check_picture_path, new_figure, save_figure
+
+
+def draw(path, title="a < b & <script>"):
+    figure = new_figure(3, 2)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [1, 0])
+    axes.set_title(title)
+    save_figure(figure, path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_same_figure_gives_the_same_bytes(tmp_path, kind):
+    first = draw(tmp_path / f"a.{kind}")
+    assert draw(tmp_path / f"b.{kind}") == first
+    assert draw(tmp_path / f"c.{kind}", title="another") != first
+    assert not any(word in first for word in (b"<dc:date>", b"<script>"))
+
+
+def test_another_kind_of_file_is_refused_by_name(tmp_path):
+    for name in ("picture.pdf", "picture"):
+        with pytest.raises(InputError, match=r"\.png or \.svg"):
+            check_picture_path(tmp_path / name)
+        with pytest.raises(InputError, match=name):
+            draw(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
