@@ -22,6 +22,9 @@ settings.load_profile("minifocal")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-gpu", action="store_true", help="fail the tests that need a GPU where there is none")
+    parser.addoption(
+        "--require-browser", action="store_true", help="fail the tests that need Chromium where there is none"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
