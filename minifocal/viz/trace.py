@@ -1,0 +1,374 @@
+"""A recorded pass as data for the step-through page: steps, arrays, sources, caches, and every gradient checked."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+import minifocal.viz.recorder as recorder
+from minifocal.arrays import random_generator
+from minifocal.functional.cross_entropy import cross_entropy_forward, log_softmax
+from minifocal.gradcheck import COMPLEX_STEP
+from minifocal.models.config import FOCAL
+from minifocal.models.focalnet import FocalNet
+from minifocal.viz.operations import CARDS, part_title
+from minifocal.viz.recorder import BACKWARD, FORWARD, Call, Recording, arrays_of
+
+PACKAGE = Path(inspect.getfile(recorder)).parents[1]
+CENTRAL_STEP = 1e-5  # where the complex step is refused: near the cube root of float64's eps
+MOST_CHECKED, CHECKED_NUMBERS = 24, 2**18  # elements of a gradient that are checked; fewer where each takes longer
+PASSES = (
+    ("The forward pass", FORWARD),
+    ("The loss", FORWARD),
+    ("Back from the loss", BACKWARD),
+    ("The backward pass", BACKWARD),
+)
+LARGEST_SHOWN = 8  # of these, the largest elements; the others are drawn
+
+
+@dataclass
+class Trace:
+    """What the page is made of.
+
+    Attributes:
+        steps: in the order in which they began, each a dict ready for JSON; an array is an index into `arrays`.
+        arrays: every array of the pass, once.
+        sources: the functions that ran, each a dict of its file, first line and text.
+        summary: of the network, the image and the answer.
+    """
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    arrays: list[np.ndarray] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def make_trace(
+    recording: Recording,
+    images: np.ndarray,
+    pixels: np.ndarray,
+    label: int,
+    class_names: list[str],
+    name: str,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Describe a recorded pass, and check its gradients.
+
+    A gradient is checked against the complex step of its own operation, Im f(x + ih)/h, exact to rounding, or where
+    that is refused against a central difference: its largest elements and some drawn at random.
+
+    Args:
+        recording: of images (1, in_chans, H, W).
+        pixels: (H, W) or (H, W, 3) in [0, 1], the image as a person sees it.
+        label: of the loss. class_names: of all classes. name: of the image.
+        on_step: hears how many steps of how many are done.
+    """
+    return _Maker(recording, on_step).make(images, pixels, label, class_names, name)
+
+
+class _Maker:
+    def __init__(self, recording: Recording, on_step: Callable[[int, int], None] | None) -> None:
+        self.recording, self.on_step = recording, on_step
+        self.trace = Trace()
+        self.numbers: dict[int, int] = {}  # of arrays, by identity; `trace.arrays` keeps them alive
+        self.makers: dict[int, int] = {}  # of arrays by number: the innermost step that returned it first
+        self.source_numbers: dict[FunctionType, int] = {}
+        self.names = {id(p.data): name for name, p in recording.model.named_parameters()}
+        self.forward_calls = {
+            id(call.kept): call for call in recording.walk() if call.way == FORWARD and call.kept is not None
+        }
+        self.total = sum(1 for _ in recording.walk())
+        self.slugs: dict[str, int] = {}
+        self.rng = random_generator(0)
+
+    def make(
+        self, images: np.ndarray, pixels: np.ndarray, label: int, class_names: list[str], name: str
+    ) -> Trace:
+        for call, (title, way) in zip(self.recording.calls, PASSES, strict=True):
+            self.trace.steps[self._add(call, None, way, 0)]["title"] = title
+        config = self.recording.model.config
+        probabilities = np.exp(log_softmax(self.recording.logits))[0]
+        self.trace.summary = {
+            "name": name,
+            "modulation": config.modulation,
+            "parameters": self.recording.model.count_parameters(),
+            "dims": config.dims,
+            "depths": config.depths,
+            "levels": config.focal_levels,
+            "image": self._array(pixels),
+            "input": self._array(images),
+            "label": label,
+            "loss": self.recording.loss,
+            "classes": class_names,
+            "probabilities": self._array(probabilities),
+            "playground": self._playground(),
+        }
+        for number, maker in self.makers.items():
+            for step in self.trace.steps:
+                for shown in step["in"]:
+                    if shown["array"] == number and maker < step["number"]:
+                        shown["from"] = maker
+        return self.trace
+
+    def _add(self, call: Call, parent: int | None, way: str, depth: int) -> int:
+        number = len(self.trace.steps)
+        if self.on_step is not None:
+            self.on_step(number, self.total)
+        step: dict[str, Any] = {"number": number, "parent": parent, "depth": depth, "way": way, "path": call.path}
+        self.trace.steps.append(step)
+        step |= self._words(call, way)
+        step["slug"] = self._slug(call, way)
+        step["in"] = [self._named(name, array) for name, array in _inputs(call)]
+        if call.way == BACKWARD:
+            gradients = _gradients(call)
+            checks = self._check(call, gradients)
+            step["out"] = [
+                {**self._named(name, array), "check": checks.get(name)} for name, array in gradients
+            ]
+        else:
+            step["out"] = [self._named(name, array) for name, array in _outputs(call)]
+        if isinstance(call.layer, FocalNet):  # images and their gradient are (B, C, H, W)
+            for shown in step["in" if call.way == FORWARD else "out"]:
+                shown["channels_first"] = True
+        step["kept"] = self._kept(call)
+        step["sources"] = [self._source(f) for f in (call.function, call.wrapper) if f is not None]
+        step["parameters"] = self._parameters(call)
+        step["steps"] = [self._add(part, number, way, depth + 1) for part in call.inside]
+        for _, array in _outputs(call) if call.way == FORWARD else gradients:
+            self.makers.setdefault(self._array(array), number)
+        return number
+
+    def _words(self, call: Call, way: str) -> dict[str, Any]:
+        model, back = self.recording.model, way == BACKWARD
+        if not call.operation:
+            title = part_title(call.path, model)
+            says = (call.function.__doc__ or "").strip().partition("\n")[0]
+            return {"title": title, "says": says, "formulas": []}
+        card = CARDS[call.operation]
+        title = card.title if call.wrapper is None else part_title(call.path, model)
+        weight = call.arguments.get("weight")
+        if call.operation == "focal_level":
+            conv = call.kept.conv.weight if weight is None else weight
+            title += f" of {conv.shape[0]} × {conv.shape[0]}"
+        if back and not call.way == BACKWARD:  # a sum on the way back
+            title = "Sum of two gradients"
+        return {
+            "title": title,
+            "operation": call.operation,
+            "says": card.says_back if back else card.says,
+            "formulas": card.formulas_back if back else card.formulas,
+        }
+
+    def _slug(self, call: Call, way: str) -> str:
+        names = [way, call.path, call.operation if call.wrapper is None else ""]
+        slug = "/".join(filter(None, names))
+        count = self.slugs[slug] = self.slugs.get(slug, 0) + 1
+        return slug if count == 1 else f"{slug}/{count}"
+
+    def _array(self, array: np.ndarray) -> int:
+        """Number an array; one that is met again keeps its number."""
+        if id(array) not in self.numbers:
+            self.numbers[id(array)] = len(self.trace.arrays)
+            self.trace.arrays.append(array)
+        return self.numbers[id(array)]
+
+    def _named(self, name: str, array: np.ndarray) -> dict[str, Any]:
+        shown: dict[str, Any] = {"name": name, "array": self._array(array)}
+        if id(array) in self.names:
+            shown["parameter"] = self.names[id(array)]
+        return shown
+
+    def _kept(self, call: Call) -> list[dict[str, Any]]:
+        """List what the cache holds: arrays, or for parts of a tree how many numbers."""
+        kept = call.kept
+        if kept is None or not hasattr(kept, "_fields"):
+            fields: Iterator[tuple[str, Any]] = iter([("", kept)] if kept is not None else [])
+        else:
+            fields = zip(kept._fields, kept, strict=True)
+        known = {id(array): name for name, array in (*_inputs(call), *_outputs(call))} if call.way == FORWARD else {}
+        found = []
+        for name, value in fields:
+            item: dict[str, Any] = {"name": name, "type": type(value).__name__}
+            if isinstance(value, np.ndarray):
+                item |= {"array": self._array(value), "same": known.get(id(value)) or self.names.get(id(value))}
+            elif arrays := arrays_of(value):
+                unique = {id(array): array.size for array in arrays}
+                item |= {"arrays": len(unique), "numbers": sum(unique.values())}
+            else:
+                item["value"] = repr(value)
+            found.append(item)
+        return found
+
+    def _source(self, function: FunctionType) -> int:
+        if function not in self.source_numbers:
+            self.source_numbers[function] = len(self.trace.sources)
+            self.trace.sources.append(_source_of(function))
+        return self.source_numbers[function]
+
+    def _parameters(self, call: Call) -> list[dict[str, Any]]:
+        """The parameters inside a layer, with the sizes of their gradients; only on the way back."""
+        if call.layer is None or call.way != BACKWARD:
+            return []
+        inside = {id(p) for p in call.layer.parameters()}
+        return [
+            {"name": name, "shape": p.data.shape, "norm": float(np.linalg.norm(p.grad))}
+            for name, p in self.recording.model.named_parameters()
+            if id(p) in inside
+        ]
+
+    def _check(self, call: Call, gradients: list[tuple[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+        """Compare elements of every gradient with differences of the forward call that it belongs to."""
+        forward = self.forward_calls[id(call.kept)]
+        upstream = _upstream(call)
+        cost = sum(array.size for array in arrays_of(forward.result))
+        wanted = max(2, min(MOST_CHECKED, CHECKED_NUMBERS // max(1, cost)))
+        checks = {}
+        for name, gradient in gradients:
+            argument = name.removeprefix("d")
+            indices = _chosen(gradient, wanted, self.rng)
+            slope = partial(_slope, forward, argument, upstream)
+            scale = float(np.sqrt((gradient * gradient).mean()))
+            rows = []
+            for index in indices:
+                by_hand, numeric = float(gradient[index]), slope(index)
+                largest = max(abs(by_hand), abs(numeric), scale)
+                error = abs(by_hand - numeric) / largest if largest else 0.0
+                rows.append({"index": index, "by_hand": by_hand, "numeric": numeric, "error": error})
+            checks[name] = {
+                "method": _method(forward),
+                "rows": rows,
+                "error": max(row["error"] for row in rows),
+            }
+        return checks
+
+    def _playground(self) -> list[dict[str, Any]]:
+        """The arrays of each block's modulation that the playgrounds compute with."""
+        blocks = []
+        model = self.recording.model
+        cache = self.recording.calls[0].result[1]
+        for stage, (layer, stage_cache) in enumerate(zip(model.layers, cache.layers, strict=True)):
+            for number, (block, block_cache) in enumerate(zip(layer.blocks, stage_cache.blocks, strict=True)):
+                blocks.append(
+                    {"name": f"stage {stage + 1}, block {number + 1}"}
+                    | self._modulation(model, block.modulation, block_cache.modulation)
+                )
+        return blocks
+
+    def _modulation(self, model: FocalNet, modulation: Any, seen: Any) -> dict[str, Any]:
+        arrays: dict[str, Any] = {"q": seen.q, "gates": seen.gates, "modulator": seen.modulator}
+        if model.config.modulation == FOCAL:
+            levels = seen.context.levels
+            arrays["contexts"] = [level.ctx for level in levels] + [seen.context.global_level.ctx_global]
+            arrays |= {"weight": modulation.h.weight.data, "bias": modulation.h.bias.data}
+        elif hasattr(seen.gather, "levels"):
+            levels = seen.gather.levels.levels
+            arrays["contexts"] = [level.ctx for level in levels]
+        else:
+            levels = ()
+            arrays["contexts"] = [seen.ctx]
+        arrays["maps"] = [level.conv.x for level in levels]
+        arrays["kernels"] = [level.conv.weight for level in levels]
+        return {
+            name: [self._array(a) for a in value] if isinstance(value, list) else self._array(value)
+            for name, value in arrays.items()
+        }
+
+
+def _inputs(call: Call) -> list[tuple[str, np.ndarray]]:
+    """The arrays that went in, by name; the cache is told of elsewhere."""
+    found = []
+    for name, value in call.arguments.items():
+        if name == "cache":
+            continue
+        if isinstance(value, tuple) and any(isinstance(part, np.ndarray) for part in value):
+            found += list(zip(CARDS[call.operation].upstream, value, strict=True))
+        elif isinstance(value, np.ndarray):
+            found.append((name, value))
+    return found
+
+
+def _outputs(call: Call) -> list[tuple[str, np.ndarray]]:
+    """The arrays that forward returned before its cache, by name."""
+    result = call.result if call.kept is None else call.result[:-1]
+    values = _flat(result)
+    names = CARDS[call.operation].outputs if call.operation else ("y",)
+    return [(name, value) for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)]
+
+
+def _gradients(call: Call) -> list[tuple[str, np.ndarray]]:
+    """The arrays that backward returned, each called after the forward argument whose gradient it is."""
+    values = _flat(call.result)
+    names = CARDS[call.operation].gradients if call.operation else _layer_gradients(call)
+    return [(name, value) for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)]
+
+
+def _layer_gradients(call: Call) -> tuple[str, ...]:
+    arguments = inspect.signature(type(call.layer).forward).parameters  # type: ignore[union-attr]
+    names = [name for name in arguments if name not in ("self", "rng")]
+    return tuple(f"d{name}" for name in names)
+
+
+def _upstream(call: Call) -> list[Any]:
+    """What came back to each output of forward, in their order."""
+    return [part for name, value in call.arguments.items() if name != "cache" for part in _flat(value)]
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return [part for item in value for part in _flat(item)]
+    return [value]
+
+
+def _chosen(gradient: np.ndarray, count: int, rng: Any) -> list[tuple[int, ...]]:
+    """The largest elements, then some drawn at random; each once."""
+    order = np.argsort(-np.abs(gradient), axis=None, kind="stable")
+    largest = order[: min(LARGEST_SHOWN, count)]
+    drawn = rng.choice(gradient.size, min(gradient.size, count), replace=False)
+    flat = list(dict.fromkeys([*largest.tolist(), *drawn.tolist()]))[:count]
+    return [tuple(int(i) for i in np.unravel_index(position, gradient.shape)) for position in flat]
+
+
+def _refuses_complex(forward: Call) -> bool:
+    return isinstance(forward.layer, FocalNet) or forward.function is cross_entropy_forward
+
+
+def _method(forward: Call) -> str:
+    return "central difference" if _refuses_complex(forward) else "complex step"
+
+
+def _slope(forward: Call, argument: str, upstream: list[Any], index: tuple[int, ...]) -> float:
+    """Differentiate <upstream, outputs of forward> by one element of one argument."""
+
+    def projected(h: complex) -> Any:
+        moved = forward.arguments[argument].astype(np.result_type(forward.arguments[argument], type(h)))
+        moved[index] += h
+        arguments = {**forward.arguments, argument: moved}
+        result = forward.function(*([] if forward.layer is None else [forward.layer]), **arguments)
+        return sum((up * out).sum() for up, out in zip(upstream, _flat(result[:-1]), strict=True))
+
+    if _refuses_complex(forward):
+        return float(projected(CENTRAL_STEP) - projected(-CENTRAL_STEP)) / (2 * CENTRAL_STEP)
+    return float(projected(1j * COMPLEX_STEP).imag) / COMPLEX_STEP
+
+
+@cache
+def _source_of(function: FunctionType) -> dict[str, Any]:
+    """The text of a function without its docstring, and where it stands."""
+    lines, first = inspect.getsourcelines(function)
+    definition = ast.parse(textwrap.dedent("".join(lines))).body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    body = definition.body
+    skipped = range(0)
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        skipped = range(body[0].lineno - 1, body[0].end_lineno or body[0].lineno)
+    text = textwrap.dedent("".join(lines)).splitlines()
+    shown = [[first + number, line] for number, line in enumerate(text) if number not in skipped]
+    path = Path(inspect.getfile(function)).relative_to(PACKAGE.parent)
+    return {"file": path.as_posix(), "name": function.__qualname__, "lines": shown}

@@ -1,0 +1,125 @@
+"""The step-through page: a trace as one HTML file that needs nothing beside itself."""
+
+import base64
+import json
+import re
+import zlib
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from minifocal.viz.canvas import POSITIVE, SIGNED
+from minifocal.viz.trace import Trace
+
+MOST_NUMBERS = 600_000  # on a page: about 2.7 MB of them
+SIGNIFICANT = 6  # digits: float32 keeps as many of a decimal number, so they come back as they were
+SCRIPTS = ("numerics.js", "heatmap.js", "playgrounds.js", "steps.js")
+TOLERANCE = {"complex step": 1e-10, "central difference": 1e-7}  # relative errors that pass, as check_gradients takes them
+
+
+def trace_html(trace: Trace) -> str:
+    """Write a page.
+
+    A network whose arrays hold more than MOST_NUMBERS numbers is shown in part: the first channels of each array, as
+    many as there is room for. What is shown is exact; norms and scales are of the whole.
+    """
+    shown = _cut(trace.arrays)
+    formulas = list(dict.fromkeys(tex for step in trace.steps for tex in step["formulas"]))
+    data = {
+        "steps": [_step(step, formulas) for step in trace.steps],
+        "arrays": _descriptions(trace.arrays, shown),
+        "sources": trace.sources,
+        "summary": trace.summary,
+        "formulas": [mathml()[tex] for tex in formulas],
+        "colours": {"signed": _colours(SIGNED), "positive": _colours(POSITIVE)},
+        "tolerance": TOLERANCE,
+    }
+    parts = {
+        "style": _read("trace.css"),
+        "script": "\n".join(_read(name) for name in SCRIPTS),
+        # No text from outside can end the element that holds it: "<" is written as an escape.
+        "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        "values": _packed(shown),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("trace.html"))
+
+
+@cache
+def mathml() -> dict[str, str]:
+    """The formulas of all operations: MathML by LaTeX."""
+    return json.loads(_read("equations.json"))
+
+
+def _read(name: str) -> str:
+    return (files("minifocal.viz") / "pages" / name).read_text(encoding="utf-8")
+
+
+def _step(step: dict[str, Any], formulas: list[str]) -> dict[str, Any]:
+    return {
+        **step,
+        "formulas": [formulas.index(tex) for tex in step["formulas"]],
+        "out": [{**shown, "check": _check(shown.get("check"))} for shown in step["out"]],
+    }
+
+
+def _check(check: dict[str, Any] | None) -> dict[str, Any] | None:
+    if check is None:
+        return None
+    rows = [
+        [row["index"], *(float(f"{row[name]:.7g}") for name in ("by_hand", "numeric")), float(f"{row['error']:.2g}")]
+        for row in check["rows"]
+    ]
+    return {"method": check["method"], "error": float(f"{check['error']:.2g}"), "rows": rows}
+
+
+def _cut(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Cut arrays to their first channels, all to the same number of elements, until they fit on a page."""
+    if sum(array.size for array in arrays) <= MOST_NUMBERS:
+        return arrays
+    most = 2**16
+    while most > 1 and sum(array[_corner(array.shape, most)].size for array in arrays) > MOST_NUMBERS:
+        most //= 2
+    return [array[_corner(array.shape, most)] for array in arrays]
+
+
+def _corner(shape: tuple[int, ...], most: int) -> tuple[slice, ...]:
+    """The first rows and columns of a matrix, or the first channels of a map, that are at most so many numbers."""
+    sizes = list(shape)
+    # A matrix becomes as square as it can; of a map the channels go first, then rows and columns.
+    while (size := int(np.prod(sizes))) > most:
+        axis = int(np.argmax(sizes)) if len(sizes) < 3 or sizes[-1] == 1 else len(sizes) - 1
+        sizes[axis] = max(1, min(sizes[axis] - 1, sizes[axis] * most // size))
+    return tuple(slice(size) for size in sizes)
+
+
+def _descriptions(arrays: list[np.ndarray], shown: list[np.ndarray]) -> list[dict[str, Any]]:
+    found, offset = [], 0
+    for array, part in zip(arrays, shown, strict=True):
+        low, high, norm = array.min(), array.max(), np.sqrt((array * array).sum())
+        numbers = {name: float(f"{value:.6g}") for name, value in (("low", low), ("high", high), ("norm", norm))}
+        found.append({"shape": array.shape, "shown": part.shape, "offset": offset, **numbers})
+        offset += part.size
+    return found
+
+
+def _packed(arrays: list[np.ndarray]) -> str:
+    """Write numbers with their significant digits: float32, bytes sorted by significance, deflated, base 64."""
+    numbers = np.concatenate([array.ravel() for array in arrays])
+    planes = rounded(numbers).astype("<f4").view(np.uint8).reshape(-1, 4).T
+    return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode("ascii")
+
+
+def rounded(numbers: np.ndarray) -> np.ndarray:
+    """Round to the digits that a page shows."""
+    return np.array([float(f"{value:.{SIGNIFICANT - 1}e}") for value in numbers.tolist()])
+
+
+def _colours(name: str) -> list[list[int]]:
+    """Some colours of a Matplotlib colour map, between which the page goes in straight lines."""
+    from matplotlib import colormaps
+
+    return (255 * colormaps[name](np.linspace(0, 1, 33))[:, :3]).round().astype(int).tolist()
+
+
