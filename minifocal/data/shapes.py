@@ -11,7 +11,7 @@ patches all over the image, to which the whole shape adds its own edges and corn
 places, sizes and rotations are drawn independently of the label.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -36,9 +36,10 @@ SCENE_PARTS = {
 }
 PIXELS_PER_CHUNK = 2**18
 MAX_SIZE = 1024  # pixels; 2,500 images of it take 8 GB
+TRAIN_IMAGES, TEST_IMAGES = 2000, 500  # of a seed: the first ones to train on, the next ones to test on
 
 
-def make_shapes(count: int, size: int = 32, seed: int = 0) -> Dataset:
+def make_shapes(count: int, size: int = 32, seed: int = 0, *, start: int = 0) -> Dataset:
     """Make `count` images of coloured shapes with the kind of the whole shape as label.
 
     Image i depends on `seed` and i alone, not on `count`; another `size` shows the same scene.
@@ -47,29 +48,60 @@ def make_shapes(count: int, size: int = 32, seed: int = 0) -> Dataset:
         count: number of images, at least 1.
         size: height and width in pixels, at least 16.
         seed: the same seed gives the same images.
+        start: i of the first image, at least 0.
     Returns:
         a dataset of images (count, 3, size, size) uint8.
     Raises:
         InputError: no images are asked for, or smaller ones than 16 pixels.
     """
-    if count < 1:
-        raise InputError(f"count must be at least 1, got {count}")
-    if size < 16:
-        raise InputError(f"size must be at least 16 pixels for the shapes to be told apart, got {size}")
-    if size > MAX_SIZE:
-        raise InputError(f"size must be at most {MAX_SIZE} pixels, got {shown(size)}")
+    chunks = _chunks(count, size, start)
     images = np.empty((count, 3, size, size), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
-    chunk = max(1, PIXELS_PER_CHUNK // size**2)
-    for start in range(0, count, chunk):
-        stop = min(start + chunk, count)
-        scene = _draw_scenes(seed, start, stop)
-        labels[start:stop] = np.floor(len(SHAPE_NAMES) * scene["label"][:, 0])
-        images[start:stop] = np.rint(255.0 * np.clip(_render(scene, labels[start:stop], size), 0.0, 1.0))
+    for chunk in chunks:
+        scene = _draw_scenes(seed, start + chunk.start, start + chunk.stop)
+        labels[chunk] = _labels(scene)
+        images[chunk] = np.rint(255.0 * np.clip(_render(scene, labels[chunk], size), 0.0, 1.0))
     return Dataset(images, labels, SHAPE_NAMES)
 
 
-def shapes_splits(size: int = 32, train: int = 2000, test: int = 500, seed: int = 0) -> Splits:
+def shape_masks(count: int, size: int = 32, seed: int = 0, *, start: int = 0) -> np.ndarray:
+    """Say where the whole shape lies in the images that `make_shapes` makes of the same arguments.
+
+    Returns:
+        (count, size, size) float64: the share of each pixel that the shape covers, 1 inside, in between at its edge.
+    Raises:
+        InputError: as make_shapes.
+    """
+    return _masks(count, size, seed, start)[0]
+
+
+def clutter_masks(count: int, size: int = 32, seed: int = 0, *, start: int = 0) -> np.ndarray:
+    """Say where pieces are to be seen in the images that `make_shapes` makes of the same arguments.
+
+    Returns:
+        (count, size, size) float64: the share of each pixel that pieces cover and the whole shape does not. With
+        `shape_masks` and the share of the background it adds up to 1.
+    Raises:
+        InputError: as make_shapes.
+    """
+    return _masks(count, size, seed, start)[1]
+
+
+def _masks(count: int, size: int, seed: int, start: int) -> np.ndarray:
+    """Shares of shape and of pieces, (2, count, size, size)."""
+    chunks = _chunks(count, size, start)
+    masks = np.empty((2, count, size, size))
+    for chunk in chunks:
+        scene = _draw_scenes(seed, start + chunk.start, start + chunk.stop)
+        shape = _coverage(_shape_distance(scene, _labels(scene), size), size)
+        without = np.ones_like(shape)  # the share of each pixel that no piece covers
+        for distance, _, _ in _pieces(scene, size):
+            without *= 1 - _coverage(distance, size)
+        masks[:, chunk] = shape, (1 - shape) * (1 - without)
+    return masks
+
+
+def shapes_splits(size: int = 32, train: int = TRAIN_IMAGES, test: int = TEST_IMAGES, seed: int = 0) -> Splits:
     """Make shapes to train and to test on: the first `train` images of a seed, and the `test` next ones."""
     if train < 1 or test < 1:
         raise InputError(f"train and test must be at least 1 image each, got {train} and {test}")
@@ -77,6 +109,24 @@ def shapes_splits(size: int = 32, train: int = 2000, test: int = 500, seed: int 
     indices = np.arange(len(dataset))
     note = f"made by minifocal.data.shapes, no licence; seed {seed}, first {train} images and next {test}"
     return Splits("shapes", dataset.subset(indices[:train]), dataset.subset(indices[train:]), note)
+
+
+def _chunks(count: int, size: int, start: int) -> list[slice]:
+    """Check the arguments of `make_shapes`, and cut its images into parts that memory holds."""
+    if count < 1:
+        raise InputError(f"count must be at least 1, got {count}")
+    if start < 0:
+        raise InputError(f"start must be at least 0, got {start}")
+    if size < 16:
+        raise InputError(f"size must be at least 16 pixels for the shapes to be told apart, got {size}")
+    if size > MAX_SIZE:
+        raise InputError(f"size must be at most {MAX_SIZE} pixels, got {shown(size)}")
+    chunk = max(1, PIXELS_PER_CHUNK // size**2)
+    return [slice(first, min(first + chunk, count)) for first in range(0, count, chunk)]
+
+
+def _labels(scene: dict[str, np.ndarray]) -> np.ndarray:
+    return np.floor(len(SHAPE_NAMES) * scene["label"][:, 0]).astype(np.int64)
 
 
 def _draw_scenes(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
@@ -89,11 +139,24 @@ def _draw_scenes(seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
 
 def _render(scene: dict[str, np.ndarray], labels: np.ndarray, size: int) -> np.ndarray:
     """Paint background, pieces and the whole shape over each other; colours in [0, 1], about (B, 3, size, size)."""
-    middles = (np.arange(size) + 0.5) / size
-    grid_y, grid_x = middles[:, None], middles[None, :]
-    image = _background(scene, grid_x, grid_y)
+    image = _background(scene, *_grid(size))
+    for distance, hue, paleness in _pieces(scene, size):
+        _paint(image, distance, hue, paleness)
+    hue, paleness = scene["shape"][:, 4:].T[:, :, None, None]
+    _paint(image, _shape_distance(scene, labels, size), hue, paleness)
+    return image
 
-    pieces = scene["pieces"].reshape(len(labels), PIECES_PER_IMAGE, 7)
+
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Middles of the pixels in units of the image side: x (1, size) and y (size, 1)."""
+    middles = (np.arange(size) + 0.5) / size
+    return middles[None, :], middles[:, None]
+
+
+def _pieces(scene: dict[str, np.ndarray], size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Go through the pieces from below: signed distances (B, size, size), hue and paleness (B, 1, 1)."""
+    grid_x, grid_y = _grid(size)
+    pieces = scene["pieces"].reshape(len(scene["pieces"]), PIECES_PER_IMAGE, 7)
     for number in range(PIECES_PER_IMAGE):
         x, y, direction, size_draw, rotation, hue, paleness = pieces[:, number].T[:, :, None, None]
         signed_distance = SIGNED_DISTANCES[number % len(SHAPE_NAMES)]
@@ -101,10 +164,13 @@ def _render(scene: dict[str, np.ndarray], labels: np.ndarray, size: int) -> np.n
         edge_u, edge_v = _edge_point(signed_distance, 2 * np.pi * direction, radius)
         u, v = _local(grid_x, grid_y, x, y, 2 * np.pi * rotation)
         # A shape with this point of its edge at (x, y), as far as a disc around the point shows it.
-        distance = np.maximum(signed_distance(u + edge_u, v + edge_v, radius), np.hypot(u, v) - PIECE)
-        _paint(image, distance, hue, paleness)
+        yield np.maximum(signed_distance(u + edge_u, v + edge_v, radius), np.hypot(u, v) - PIECE), hue, paleness
 
-    jitter_x, jitter_y, size_draw, rotation, hue, paleness = scene["shape"].T[:, :, None, None]
+
+def _shape_distance(scene: dict[str, np.ndarray], labels: np.ndarray, size: int) -> np.ndarray:
+    """Signed distances from the edge of the whole shape, (B, size, size)."""
+    grid_x, grid_y = _grid(size)
+    jitter_x, jitter_y, size_draw, rotation = scene["shape"][:, :4].T[:, :, None, None]
     radius = _radius(size_draw)
     room = 1 / 2 - REACH * radius  # the same for all kinds: the place does not tell the kind
     x = 0.5 + room * (2 * jitter_x - 1)
@@ -114,8 +180,7 @@ def _render(scene: dict[str, np.ndarray], labels: np.ndarray, size: int) -> np.n
     for kind, signed_distance in enumerate(SIGNED_DISTANCES):
         chosen = labels == kind
         distance[chosen] = signed_distance(u[chosen], v[chosen], radius[chosen])
-    _paint(image, distance, hue, paleness)
-    return image
+    return distance
 
 
 def _radius(draw: np.ndarray) -> np.ndarray:
