@@ -12,8 +12,10 @@ from typing import Any
 from tqdm import tqdm
 
 from minifocal.cli.common import (
+    RUNS,
     add_data_arguments,
     add_device_argument,
+    newest_run,
     on_terminal,
     split_validation,
 )
@@ -220,7 +222,7 @@ def _new_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     else:
         chosen = {"modulation": modulation, "network": asdict(replace(network, **given))}
     seed = 0 if args.seed is None else args.seed
-    folder = args.out or _free_folder(Path("runs") / Path(data).resolve().name)
+    folder = args.out or _free_folder(RUNS / Path(data).resolve().name)
     if (folder / LAST).exists():
         raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
     return folder, {
@@ -292,7 +294,9 @@ def _resumed_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"--resume goes on as the run began: leave {names} out, or start a new run")
-    folder = args.out or _newest_folder(Path("runs"))
+    folder = args.out or newest_run()
+    if folder is None:
+        raise InputError(f"there is no run under {RUNS} to resume; name its folder with --out")
     try:
         return folder, json.loads((folder / CONFIG).read_text())
     except OSError as error:
@@ -310,13 +314,6 @@ def _free_folder(folder: Path) -> Path:
         free = folder.with_name(f"{folder.name}-{number}")
         number += 1
     return free
-
-
-def _newest_folder(runs: Path) -> Path:
-    found = sorted(runs.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise InputError(f"there is no run under {runs} to resume; name its folder with --out")
-    return found[-1].parent
 
 
 def _announce(trainer: Trainer, splits: Splits) -> None:
