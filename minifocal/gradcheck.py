@@ -297,10 +297,10 @@ def _slope(
     def quotient(h: float) -> float:
         return (float(projected(h)) - float(projected(-h))) / (2 * h)
 
-    return quotient(step) if step else _extrapolate(quotient)
+    return quotient(step) if step else extrapolate(quotient)
 
 
-def _extrapolate(quotient: Callable[[float], float]) -> float:
+def extrapolate(quotient: Callable[[float], float]) -> float:
     """Take central differences to the limit h = 0 (Ridders 1982, Advances in Engineering Software 4(2), 75-76).
 
     The error of quotient(h) is a series in h², h^4, ...; each column of the tableau removes one more term. The

@@ -24,6 +24,7 @@ from minifocal.cli import (
     models,
     predict,
     summary,
+    trace,
     train,
 )
 from minifocal.errors import InputError
@@ -40,6 +41,7 @@ COMMANDS = {
     "models": models,
     "convert": convert,
     "data": data,
+    "trace": trace,
     "figures": figures,
     "bench": bench,
     "doctor": doctor,

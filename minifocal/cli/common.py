@@ -164,6 +164,18 @@ def newest_run() -> Path | None:
     return None if found is None else found.parent
 
 
+def checkpoint_of(args: argparse.Namespace) -> Path:
+    """Give --checkpoint, or the newest run without it.
+
+    Raises:
+        InputError: there is neither.
+    """
+    folder: Path | None = args.checkpoint or newest_run()
+    if folder is None:
+        raise InputError(f"there is no run under {RUNS}: run minifocal train first, or give --checkpoint")
+    return folder
+
+
 def find_class(text: str, names: Sequence[str]) -> int:
     """Give the class that a user means: its name, one of the names that commas part, or its number.
 

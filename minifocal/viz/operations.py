@@ -5,7 +5,6 @@ The formulas are LaTeX. Browsers show MathML, which `pages/equations.json` holds
 
 from dataclasses import dataclass
 
-
 from minifocal.models.focalnet import FocalNet
 
 
@@ -103,7 +102,7 @@ CARDS: dict[str, Card] = {
     ),
     "focal_level": Card(
         "Focal level",
-        "The context grows wider by one depthwise convolution and GELU; the gate decides how much of it each token takes.",
+        "The context grows wider by one depthwise convolution and GELU; the gate says how much of it each token takes.",
         "The context is used twice, by the sum and by the next level: their gradients add up before they go on.",
         (
             r"\text{ctx}_l = \text{GELU}\left(\text{DWConv}_l(\text{ctx}_{l-1})\right)",
@@ -135,14 +134,14 @@ CARDS: dict[str, Card] = {
     ),
     "box_mean": Card(
         "Box mean",
-        "The mean of neighbours in reading order, with the end of a row beside the start of the next. Nothing is learned.",
+        "The mean of neighbours in reading order, the end of a row beside the start of the next. Nothing is learned.",
         "The same mean with its window turned round.",
         (r"y_{t,c} = \frac{1}{n} \sum_{i<n} x_{t+i-\lfloor (n-1)/2 \rfloor,\,c}, \quad t = hW + w",),
         (r"\text{d}x_{t,c} = \frac{1}{n} \sum_{i<n} \text{d}y_{t-i+\lfloor (n-1)/2 \rfloor,\,c}",),
     ),
     "patches": Card(
         "Patches",
-        "The map is cut into patches, and the numbers of each are laid in a row: with a matrix behind it, a convolution.",
+        "The map is cut into patches, each laid out as a row of numbers: with a matrix behind it, a convolution.",
         "Every number returns to its place; where patches overlap, their gradients add up.",
         (r"y_{b,h,w,(i,j,c)} = x_{b,\,sh+i,\,sw+j,\,c}",),
         (r"\text{d}x_{b,u,v,c} = \sum_{sh+i=u,\; sw+j=v} \text{d}y_{b,h,w,(i,j,c)}",),
@@ -157,13 +156,6 @@ CARDS: dict[str, Card] = {
         (r"\text{d}x_c = \gamma_c\, \text{d}y_c, \quad \text{d}\gamma_c = \sum_{b,h,w} x_c\, \text{d}y_c",),
         gradients=("dx", "dgamma"),
     ),
-    "drop_path": Card(
-        "Drop path",
-        "In training, whole branches are left out at random and the others made larger.",
-        "The same factor goes back.",
-        (r"y_b = s_b\, x_b",),
-        (r"\text{d}x_b = s_b\, \text{d}y_b",),
-    ),
     "mean_pool": Card(
         "Mean over the map",
         "One vector for the whole image: the mean of all tokens.",
@@ -172,8 +164,8 @@ CARDS: dict[str, Card] = {
         (r"\text{d}x_{b,h,w,c} = \frac{1}{HW}\, \text{d}y_{b,c}",),
     ),
     "modulate": Card(
-        "Modulation",
-        "One map multiplied by another, number by number: what a token is, times what surrounds it.",
+        "Query times modulator",
+        "Two maps multiplied, number by number: each decides what becomes of the other.",
         "Each factor carries the other's gradient.",
         (r"y = x \odot m",),
         (r"\text{d}x = \text{d}y \odot m, \quad \text{d}m = \text{d}y \odot x",),
@@ -198,7 +190,7 @@ CARDS: dict[str, Card] = {
     ),
     "cross_entropy": Card(
         "Loss",
-        "How surprised the network is by the right class: the negative logarithm of the probability that it gave to it.",
+        "How surprised the network is by the right class: minus the logarithm of the probability that it gave it.",
         "Probability minus target: what is too likely is pushed down, the right class up.",
         (r"p = \text{softmax}(\text{logits}), \quad \text{loss} = -\log p_{\text{label}}",),
         (r"\text{d}\text{logits} = p - t, \quad t_n = [\,n = \text{label}\,]",),
@@ -257,5 +249,3 @@ def part_title(path: str, model: FocalNet) -> str:
 def all_formulas() -> list[str]:
     """Every formula on any page, as LaTeX."""
     return [tex for card in CARDS.values() for tex in (*card.formulas, *card.formulas_back)]
-
-

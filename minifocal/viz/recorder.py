@@ -8,11 +8,11 @@ forward pass holds its stages', a stage's its blocks', down to the operations.
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,13 @@ class Call:
         wrapper: of an operation that is all its layer does, the layer's own method; None of others.
     """
 
-    function: FunctionType
+    function: Callable[..., Any]
     arguments: dict[str, Any]
     path: str
     layer: Layer | None
     inside: list["Call"] = field(default_factory=list)
     result: Any = None
-    wrapper: FunctionType | None = None
+    wrapper: Callable[..., Any] | None = None
 
     @property
     def operation(self) -> str:
@@ -79,13 +79,13 @@ class Recording:
 
     Attributes:
         model: the network; its parameters hold the gradients. logits: (1, N). loss: of the label.
-        forward, loss, loss_backward, backward: the recorded calls.
+        calls: of the network's forward, the loss's forward and backward, and the network's backward.
     """
 
     model: FocalNet
     logits: Array
     loss: float
-    calls: tuple[Call, Call, Call, Call]
+    calls: tuple[Call, ...]
 
     def walk(self) -> Iterator[Call]:
         """Go through all calls in order."""
@@ -116,10 +116,8 @@ def record(model: FocalNet, images: Array, labels: Array) -> Recording:
         loss, loss_cache = cross_entropy_forward(logits, labels)
         dlogits = cross_entropy_backward(loss_cache)
         model.backward(dlogits, cache)
-    calls = [_simplified(call) for call in recorder.root.inside]
-    forward, loss_call, loss_back, backward = calls
-    assert forward is not None and loss_call is not None and loss_back is not None and backward is not None
-    return Recording(model, logits, float(loss), (forward, loss_call, loss_back, backward))
+    calls = tuple(call for made in recorder.root.inside if (call := _simplified(made)) is not None)
+    return Recording(model, logits, float(loss), calls)
 
 
 class _Recorder:
@@ -127,13 +125,13 @@ class _Recorder:
 
     def __init__(self, model: FocalNet) -> None:
         self.paths = {id(layer): path for path, layer in _named_layers(model, "")}
-        methods = {
+        methods: dict[CodeType, Callable[..., Any]] = {
             method.__code__: method
             for layer in model.layers_inside()
             for method in (type(layer).forward, type(layer).backward)
         }
-        self.watched: dict[CodeType, FunctionType] = {**_operations(), **methods}  # type: ignore[dict-item]
-        self.root = Call(record, {}, "", None)  # type: ignore[arg-type]
+        self.watched: dict[CodeType, Callable[..., Any]] = {**_operations(), **methods}
+        self.root = Call(record, {}, "", None)
         self.stack = [self.root]
 
     @contextmanager
@@ -162,9 +160,9 @@ class _Recorder:
 
 
 @cache
-def _operations() -> dict[CodeType, FunctionType]:
+def _operations() -> dict[CodeType, Callable[..., Any]]:
     """Every operation in `functional/`, with its way back."""
-    found = [add]
+    found: list[Any] = [add]
     for module in pkgutil.iter_modules(functional.__path__):
         names = vars(importlib.import_module(f"{functional.__name__}.{module.name}"))
         found += [f for name, f in names.items() if name.endswith((f"_{FORWARD}", f"_{BACKWARD}"))]
@@ -198,5 +196,3 @@ def arrays_of(values: Any) -> list[np.ndarray]:
     if isinstance(values, tuple | list):
         return [array for value in values for array in arrays_of(value)]
     return [values] if isinstance(values, np.ndarray) else []
-
-

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,14 @@ import numpy as np
 import minifocal.viz.recorder as recorder
 from minifocal.arrays import random_generator
 from minifocal.functional.cross_entropy import cross_entropy_forward, log_softmax
-from minifocal.gradcheck import COMPLEX_STEP
+from minifocal.gradcheck import COMPLEX_STEP, extrapolate
 from minifocal.models.config import FOCAL
 from minifocal.models.focalnet import FocalNet
+from minifocal.models.modulation import SigmoidGateCache
 from minifocal.viz.operations import CARDS, part_title
 from minifocal.viz.recorder import BACKWARD, FORWARD, Call, Recording, arrays_of
 
 PACKAGE = Path(inspect.getfile(recorder)).parents[1]
-CENTRAL_STEP = 1e-5  # where the complex step is refused: near the cube root of float64's eps
 MOST_CHECKED, CHECKED_NUMBERS = 24, 2**18  # elements of a gradient that are checked; fewer where each takes longer
 PASSES = (
     ("The forward pass", FORWARD),
@@ -57,40 +56,38 @@ def make_trace(
     label: int,
     class_names: list[str],
     name: str,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Callable[[], object] | None = None,
 ) -> Trace:
     """Describe a recorded pass, and check its gradients.
 
     A gradient is checked against the complex step of its own operation, Im f(x + ih)/h, exact to rounding, or where
-    that is refused against a central difference: its largest elements and some drawn at random.
+    that is refused against central differences: its largest elements and some drawn at random.
 
     Args:
         recording: of images (1, in_chans, H, W).
-        pixels: (H, W) or (H, W, 3) in [0, 1], the image as a person sees it.
+        pixels: (1, H, W) or (3, H, W), from 0 to 1: the image as a person sees it.
         label: of the loss. class_names: of all classes. name: of the image.
-        on_step: hears how many steps of how many are done.
+        on_step: is called after each step.
     """
     return _Maker(recording, on_step).make(images, pixels, label, class_names, name)
 
 
 class _Maker:
-    def __init__(self, recording: Recording, on_step: Callable[[int, int], None] | None) -> None:
+    def __init__(self, recording: Recording, on_step: Callable[[], object] | None) -> None:
         self.recording, self.on_step = recording, on_step
         self.trace = Trace()
         self.numbers: dict[int, int] = {}  # of arrays, by identity; `trace.arrays` keeps them alive
         self.makers: dict[int, int] = {}  # of arrays by number: the innermost step that returned it first
-        self.source_numbers: dict[FunctionType, int] = {}
+        self.source_numbers: dict[Callable[..., Any], int] = {}
         self.names = {id(p.data): name for name, p in recording.model.named_parameters()}
         self.forward_calls = {
             id(call.kept): call for call in recording.walk() if call.way == FORWARD and call.kept is not None
         }
-        self.total = sum(1 for _ in recording.walk())
+        self.gatings = {id(call.kept.gating) for call in recording.walk() if isinstance(call.kept, SigmoidGateCache)}
         self.slugs: dict[str, int] = {}
         self.rng = random_generator(0)
 
-    def make(
-        self, images: np.ndarray, pixels: np.ndarray, label: int, class_names: list[str], name: str
-    ) -> Trace:
+    def make(self, images: np.ndarray, pixels: np.ndarray, label: int, class_names: list[str], name: str) -> Trace:
         for call, (title, way) in zip(self.recording.calls, PASSES, strict=True):
             self.trace.steps[self._add(call, None, way, 0)]["title"] = title
         config = self.recording.model.config
@@ -119,8 +116,6 @@ class _Maker:
 
     def _add(self, call: Call, parent: int | None, way: str, depth: int) -> int:
         number = len(self.trace.steps)
-        if self.on_step is not None:
-            self.on_step(number, self.total)
         step: dict[str, Any] = {"number": number, "parent": parent, "depth": depth, "way": way, "path": call.path}
         self.trace.steps.append(step)
         step |= self._words(call, way)
@@ -129,9 +124,7 @@ class _Maker:
         if call.way == BACKWARD:
             gradients = _gradients(call)
             checks = self._check(call, gradients)
-            step["out"] = [
-                {**self._named(name, array), "check": checks.get(name)} for name, array in gradients
-            ]
+            step["out"] = [{**self._named(name, array), "check": checks.get(name)} for name, array in gradients]
         else:
             step["out"] = [self._named(name, array) for name, array in _outputs(call)]
         if isinstance(call.layer, FocalNet):  # images and their gradient are (B, C, H, W)
@@ -143,6 +136,8 @@ class _Maker:
         step["steps"] = [self._add(part, number, way, depth + 1) for part in call.inside]
         for _, array in _outputs(call) if call.way == FORWARD else gradients:
             self.makers.setdefault(self._array(array), number)
+        if self.on_step is not None:
+            self.on_step()
         return number
 
     def _words(self, call: Call, way: str) -> dict[str, Any]:
@@ -157,7 +152,9 @@ class _Maker:
         if call.operation == "focal_level":
             conv = call.kept.conv.weight if weight is None else weight
             title += f" of {conv.shape[0]} × {conv.shape[0]}"
-        if back and not call.way == BACKWARD:  # a sum on the way back
+        if id(call.kept) in self.gatings:
+            title = "Context times gates"
+        if back and call.way != BACKWARD:  # a sum on the way back
             title = "Sum of two gradients"
         return {
             "title": title,
@@ -206,7 +203,7 @@ class _Maker:
             found.append(item)
         return found
 
-    def _source(self, function: FunctionType) -> int:
+    def _source(self, function: Callable[..., Any]) -> int:
         if function not in self.source_numbers:
             self.source_numbers[function] = len(self.trace.sources)
             self.trace.sources.append(_source_of(function))
@@ -235,7 +232,7 @@ class _Maker:
             indices = _chosen(gradient, wanted, self.rng)
             slope = partial(_slope, forward, argument, upstream)
             scale = float(np.sqrt((gradient * gradient).mean()))
-            rows = []
+            rows: list[dict[str, Any]] = []
             for index in indices:
                 by_hand, numeric = float(gradient[index]), slope(index)
                 largest = max(abs(by_hand), abs(numeric), scale)
@@ -340,7 +337,7 @@ def _refuses_complex(forward: Call) -> bool:
 
 
 def _method(forward: Call) -> str:
-    return "central difference" if _refuses_complex(forward) else "complex step"
+    return "central differences" if _refuses_complex(forward) else "complex step"
 
 
 def _slope(forward: Call, argument: str, upstream: list[Any], index: tuple[int, ...]) -> float:
@@ -354,12 +351,12 @@ def _slope(forward: Call, argument: str, upstream: list[Any], index: tuple[int, 
         return sum((up * out).sum() for up, out in zip(upstream, _flat(result[:-1]), strict=True))
 
     if _refuses_complex(forward):
-        return float(projected(CENTRAL_STEP) - projected(-CENTRAL_STEP)) / (2 * CENTRAL_STEP)
+        return extrapolate(lambda h: float(projected(h) - projected(-h)) / (2 * h))
     return float(projected(1j * COMPLEX_STEP).imag) / COMPLEX_STEP
 
 
 @cache
-def _source_of(function: FunctionType) -> dict[str, Any]:
+def _source_of(function: Callable[..., Any]) -> dict[str, Any]:
     """The text of a function without its docstring, and where it stands."""
     lines, first = inspect.getsourcelines(function)
     definition = ast.parse(textwrap.dedent("".join(lines))).body[0]

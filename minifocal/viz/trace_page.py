@@ -16,7 +16,10 @@ from minifocal.viz.trace import Trace
 MOST_NUMBERS = 600_000  # on a page: about 2.7 MB of them
 SIGNIFICANT = 6  # digits: float32 keeps as many of a decimal number, so they come back as they were
 SCRIPTS = ("numerics.js", "heatmap.js", "playgrounds.js", "steps.js")
-TOLERANCE = {"complex step": 1e-10, "central difference": 1e-7}  # relative errors that pass, as check_gradients takes them
+TOLERANCE = {
+    "complex step": 1e-10,
+    "central differences": 1e-7,
+}  # relative errors that pass, as check_gradients takes them
 
 
 def trace_html(trace: Trace) -> str:
@@ -121,5 +124,3 @@ def _colours(name: str) -> list[list[int]]:
     from matplotlib import colormaps
 
     return (255 * colormaps[name](np.linspace(0, 1, 33))[:, :3]).round().astype(int).tolist()
-
-

@@ -159,7 +159,7 @@ function keptItem(item) {
   const text = item.name ? [make("code", {}, item.name), " "] : [];
   if (item.value !== undefined) return make("li", {}, ...text, item.value);
   if (item.array === undefined) return make("li", {}, ...text,
-    `${item.type}: ${item.arrays} arrays, ${item.numbers.toLocaleString("en")} numbers`);
+    `${item.type}: ${item.arrays} array${item.arrays > 1 ? "s" : ""}, ${item.numbers.toLocaleString("en")} numbers`);
   const array = arrays[item.array];
   const about = `${shapeText(array.shape)}${item.same ? `: the very array ${item.same}` : ""}`;
   const box = make("details", {ontoggle: () => {
@@ -177,7 +177,7 @@ function drawMap() {
   });
   const [forward, loss, lossBack, backward] = steps.filter(step => step.depth === 0);
   const rows = [[...boxes(forward), [loss, "Loss"]], [...boxes(backward).reverse(), [lossBack, "Loss"]]];
-  map.style.gridTemplateColumns = `auto repeat(${Math.max(rows[0].length, rows[1].length)}, minmax(76px, 1fr))`;
+  map.style.gridTemplateColumns = `auto repeat(${Math.max(rows[0].length, rows[1].length)}, minmax(92px, 1fr))`;
   rows.forEach((boxesOfRow, index) => {
     map.append(make("span", {}, index ? "backward ←" : "forward →"));
     for (const [step, title] of boxesOfRow)
@@ -203,11 +203,11 @@ function drawHead() {
   byId("summary").textContent =
     `${summary.name}, through a network with ${summary.modulation} modulation and ${summary.parameters.toLocaleString("en")} ` +
     `parameters, and back from the loss of the class ${classes[label]}: ${written(summary.loss, 4)}.`;
-  const {shape} = arrays[summary.image], pixels = values(summary.image), [height, width] = shape;
+  const {shape} = arrays[summary.image], pixels = values(summary.image), [channels, height, width] = shape;
   const canvas = make("canvas", {width, height, role: "img", "aria-label": "The image: " + summary.name});
   const pen = canvas.getContext("2d"), picture = pen.createImageData(width, height);
   for (let n = 0; n < width * height; n++) for (let channel = 0; channel < 4; channel++)
-    picture.data[4 * n + channel] = channel === 3 ? 255 : 255 * pixels[shape.length === 3 ? 3 * n + channel : n];
+    picture.data[4 * n + channel] = channel === 3 ? 255 : 255 * pixels[(channels === 3 ? channel : 0) * width * height + n];
   pen.putImageData(picture, 0, 0);
   canvas.style.cssText = `width: ${96 * width / Math.max(width, height)}px; height: ${96 * height / Math.max(width, height)}px; image-rendering: pixelated`;
   const order = [...chances.keys()].sort((one, other) => chances[other] - chances[one]).slice(0, 3);
