@@ -14,7 +14,7 @@ from minifocal.viz.canvas import POSITIVE, SIGNED
 from minifocal.viz.trace import Trace
 
 MOST_NUMBERS = 600_000  # on a page: about 2.7 MB of them
-SIGNIFICANT = 6  # digits: float32 keeps as many of a decimal number, so they come back as they were
+SIGNIFICANT = 6  # digits that the page prints
 SCRIPTS = ("numerics.js", "heatmap.js", "playgrounds.js", "steps.js")
 TOLERANCE = {
     "complex step": 1e-10,
@@ -26,7 +26,7 @@ def trace_html(trace: Trace) -> str:
     """Write a page.
 
     A network whose arrays hold more than MOST_NUMBERS numbers is shown in part: the first channels of each array, as
-    many as there is room for. What is shown is exact; norms and scales are of the whole.
+    many as there is room for; norms and scales are of the whole.
     """
     shown = _cut(trace.arrays)
     formulas = list(dict.fromkeys(tex for step in trace.steps for tex in step["formulas"]))
@@ -34,7 +34,7 @@ def trace_html(trace: Trace) -> str:
         "steps": [_step(step, formulas) for step in trace.steps],
         "arrays": _descriptions(trace.arrays, shown),
         "sources": trace.sources,
-        "summary": trace.summary,
+        "summary": {**trace.summary, "playground": _whole(trace.summary["playground"], trace.arrays, shown)},
         "formulas": [mathml()[tex] for tex in formulas],
         "colours": {"signed": _colours(SIGNED), "positive": _colours(POSITIVE)},
         "tolerance": TOLERANCE,
@@ -97,6 +97,16 @@ def _corner(shape: tuple[int, ...], most: int) -> tuple[slice, ...]:
     return tuple(slice(size) for size in sizes)
 
 
+def _whole(blocks: list[dict[str, Any]], arrays: list[np.ndarray], shown: list[np.ndarray]) -> list[dict[str, Any]]:
+    """The blocks of which every array is there whole: a playground computes with all channels."""
+
+    def is_whole(value: Any) -> bool:
+        numbers = value if isinstance(value, list) else [value]
+        return all(arrays[number].shape == shown[number].shape for number in numbers)
+
+    return [block for block in blocks if all(is_whole(value) for name, value in block.items() if name != "name")]
+
+
 def _descriptions(arrays: list[np.ndarray], shown: list[np.ndarray]) -> list[dict[str, Any]]:
     found, offset = [], 0
     for array, part in zip(arrays, shown, strict=True):
@@ -108,14 +118,29 @@ def _descriptions(arrays: list[np.ndarray], shown: list[np.ndarray]) -> list[dic
 
 
 def _packed(arrays: list[np.ndarray]) -> str:
-    """Write numbers with their significant digits: float32, bytes sorted by significance, deflated, base 64."""
+    """Write numbers as float32, bytes sorted by significance, deflated, in base 64."""
     numbers = np.concatenate([array.ravel() for array in arrays])
-    planes = rounded(numbers).astype("<f4").view(np.uint8).reshape(-1, 4).T
+    planes = as_printed(numbers).astype("<f4").view(np.uint8).reshape(-1, 4).T
     return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode("ascii")
 
 
-def rounded(numbers: np.ndarray) -> np.ndarray:
-    """Round to the digits that a page shows."""
+def as_printed(numbers: np.ndarray) -> np.ndarray:
+    """Give float32 numbers that print with SIGNIFICANT digits as the float64 numbers do.
+
+    Rounding twice, to float32 and then to decimal digits, now and then gives another last digit than rounding once:
+    such a number becomes its neighbour.
+    """
+    nearest = numbers.astype(np.float32)
+    wanted = _digits(numbers)
+    for place in np.flatnonzero(_digits(nearest) != wanted):
+        for towards in (-np.inf, np.inf):
+            neighbour = np.nextafter(nearest[place], np.float32(towards))
+            if _digits(neighbour[None]) == wanted[place]:
+                nearest[place] = neighbour
+    return nearest
+
+
+def _digits(numbers: np.ndarray) -> np.ndarray:
     return np.array([float(f"{value:.{SIGNIFICANT - 1}e}") for value in numbers.tolist()])
 
 

@@ -58,7 +58,8 @@ function colourOf(value, scale) {
 }
 
 class HeatMap {
-  // values: flat numbers of `shape`. options: name, room (pixels across), tallest, channelsFirst, scale, pick(flat).
+  // values: flat numbers of `shape`. options: name, room (pixels across), tallest, channelsFirst, scale, pick(flat),
+  // hover(flat), and whenSeen, an observer: it is drawn when it comes into view, not before.
   constructor(values, shape, options) {
     Object.assign(this, {values, shape, options, tiling: tiling(shape, options.channelsFirst), cursor: 0});
     let low = Infinity, high = -Infinity;
@@ -72,7 +73,8 @@ class HeatMap {
       onfocus: () => this.canvas.matches(":focus-visible") && this.tell(this.cursor),
       onclick: event => this.pick(this.at(event)), onkeydown: event => this.key(event),
     });
-    this.draw();
+    if (options.whenSeen) { this.size(); options.whenSeen.observe(this.canvas); this.canvas.drawIt = () => this.draw(); }
+    else this.draw();
   }
 
   place() {
@@ -86,12 +88,16 @@ class HeatMap {
     }
   }
 
+  size() {
+    const {width, height} = this.placed = this.place(), {canvas} = this;
+    canvas.style.width = width + "px"; canvas.style.height = height + "px";
+  }
+
   draw(marked = null) {
-    const {tiles, rows, columns, flat} = this.tiling;
-    const {cell, gap, across, width, height} = this.placed = this.place();
+    this.size();
+    const {tiles, rows, columns, flat} = this.tiling, {cell, gap, across, width, height} = this.placed;
     const sharp = window.devicePixelRatio || 1, canvas = this.canvas;
     canvas.width = Math.round(width * sharp); canvas.height = Math.round(height * sharp);
-    canvas.style.width = width + "px"; canvas.style.height = height + "px";
     const pen = canvas.getContext("2d");
     pen.scale(sharp, sharp);
     for (let t = 0; t < tiles; t++) {

@@ -198,6 +198,12 @@ function drawGating(place) {
 }
 
 function drawPlaygrounds() {
+  if (!summary.playground.length) {
+    const text = "The arrays of this network are too large to be on the page whole, so there is nothing to compute with.";
+    byId("playgrounds").querySelector("p").textContent = text;
+    byId("playgrounds").querySelector(".pair").remove();
+    return;
+  }
   window.minifocal.conv = drawConv(byId("conv"));
   window.minifocal.gating = drawGating(byId("gating"));
 }

@@ -40,14 +40,18 @@ function move(way) {
   }
 }
 
+let addressLater = 0;
+
 function go(number, depth) {
   detail.depth = depth;
-  const target = "#" + steps[number].slug;
-  if (decodeURIComponent(location.hash) === target) show(number);
-  else location.hash = target;
+  show(number);
+  // After a row of keys, once: browsers ignore an address that changes too often.
+  clearTimeout(addressLater);
+  addressLater = setTimeout(() => history.replaceState(null, "", "#" + steps[number].slug), 200);
 }
 
 function fromAddress() {
+  clearTimeout(addressLater);
   const slug = decodeURIComponent(location.hash.slice(1));
   const step = steps.find(other => other.slug === slug) || steps[0];
   if (step.depth > detail.depth || step.steps.length) detail.depth = step.depth;
@@ -63,9 +67,15 @@ function link(step, attributes = {}) {
   return make("a", {href: "#" + step.slug, "data-step": step.number, ...attributes}, step.title);
 }
 
+const whenSeen = new IntersectionObserver(entries => {
+  for (const {isIntersecting, target} of entries) if (isIntersecting) { whenSeen.unobserve(target); target.drawIt(); }
+}, {rootMargin: "500px"});
+window.addEventListener("beforeprint", () => document.querySelectorAll("#step canvas").forEach(canvas => canvas.drawIt()));
+
 function show(number) {
   const step = steps[detail.step = number];
   const panel = byId("step");
+  whenSeen.disconnect();
   panel.replaceChildren(...stepContent(step));
   const here = row(detail.depth), place = here.findIndex(other => other.number === number);
   byId("position").textContent = `step ${place + 1} of ${here.length}, detail ${detail.depth + 1} of ${detail.most + 1}`;
@@ -135,7 +145,7 @@ function arrayFigure(entry) {
   const figure = make("figure", {"data-name": entry.name}, caption);
   if (array.shape.length) {
     const map = new HeatMap(values(entry.array), array.shown,
-      {name: entry.name, room: roomFor(byId("step")), channelsFirst: entry.channels_first, scale: scaleOf(array.low, array.high)});
+      {whenSeen, name: entry.name, room: roomFor(byId("step")), channelsFirst: entry.channels_first, scale: scaleOf(array.low, array.high)});
     figure.append(make("div", {class: "map"}, map.canvas), scaleBar(map.scale));
   } else figure.append(make("p", {class: "number"}, written(values(entry.array)[0])));
   if (entry.check) figure.append(checkBox(entry));
