@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="FILE", help="the picture, .png or .svg (default: IMAGE-explained.png, here)"
     )
     parser.add_argument(
-        "--class", dest="wanted", metavar="CLASS", help="name or number of the class to explain (default: the likeliest)"
+        "--class",
+        dest="wanted",
+        metavar="CLASS",
+        help="name or number of the class (default: the likeliest)",
     )
     parser.add_argument(
         "--blocks",

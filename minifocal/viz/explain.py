@@ -1,7 +1,7 @@
 """What a network does with one image, in numbers: the maps of its blocks, and where a class comes from.
 
-Maps of gates and modulators say what the network looks at, whatever it answers. Two more maps are of one class c, and come
-out of one way back from its logit:
+Maps of gates and modulators say what the network looks at, whatever it answers. Two more maps are of one class c,
+and come out of one way back from its logit:
 
     Grad-CAM of a stage   cam[h, w] = ReLU(sum_k weight_k A[h, w, k]),  weight_k = mean_hw d logit_c / d A[h, w, k]
     input gradient        the largest |d logit_c / d image| of a pixel's channels

@@ -31,12 +31,15 @@ STRENGTH = 0.72  # of a map's colours over the image; the rest is the image's ow
 # Inches.
 MARGIN, GAP, LABEL = 0.12, 0.1, 0.62
 TITLE, BAR, NUMBERS = 0.2, 0.06, 0.19  # above a map; the bar of its colours below, and what they mean
-SECTION = 0.46  # of a heading, and a line that says how to read the rows below it
-WIDTH = 8.4
+SECTION = 0.56  # of a heading, and a line that says how to read the rows below it
+WIDTH = 8.4  # of the picture; more only where a network has more than five levels
+NARROWEST = 0.98  # column: the names above the maps have to fit
 HIGHEST = 1.5  # of a map: where there are few beside each other, they need not grow for ever
 TOP = 1.75  # of the image
 FINE = 96  # pixels: smaller images are drawn larger, so that between tokens there is something to see
 
+ROOMY = 1.35  # inches of a column: narrower ones have the short names
+SHORT_NAMES = {"gate, mean of channels": "gate, mean", "query × modulator": "q × modulator"}
 CLASS_NOTE = (
     "Grad-CAM: what in a stage's last map speaks for the class. "
     "Input gradient: how much its logit changes with each pixel, up or down."
@@ -46,7 +49,8 @@ GATES_NOTE = (
     "Modulator, and query × modulator: L2 norm."
 )
 CONTEXT_NOTE = (
-    "Context of each level, modulator, and query × modulator: L2 norm. The gate, from 0 to 1: around one half, in colours."
+    "Context of each level, modulator, and query × modulator: L2 norm. "
+    "The gate lies between 0 and 1; white is one half."
 )
 
 
@@ -58,9 +62,9 @@ class Scale:
     high: float
     colours: str
 
-    def text(self) -> tuple[str, str]:
+    def text(self, digits: int) -> tuple[str, str]:
         """Give both ends as a person reads them."""
-        return number(self.low), number(self.high)
+        return number(self.low, digits), number(self.high, digits)
 
 
 def chosen_blocks(blocks: Sequence[BlockMaps], which: str | None) -> list[BlockMaps]:
@@ -77,9 +81,9 @@ def gate_scale(block: BlockMaps, modulation: str) -> Scale:
     return Scale(middle - reach, middle + reach, SIGNED)
 
 
-def number(value: float) -> str:
-    """Write a number with three digits, and a real minus."""
-    return f"{value:.3g}".replace("-", "−")
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with a few digits, and a real minus."""
+    return f"{value:.{digits}g}".replace("-", "−")
 
 
 def shortened(text: str, length: int) -> str:
@@ -137,22 +141,25 @@ class _Picture:
         self.shade = _larger(_shade(self.pixels), self.times)
         cams = 0 if explanation.of_class is None else len(explanation.of_class.cams) + 1
         columns = max([len(block.maps) for block in blocks] + [cams])
-        room = (WIDTH - 2 * MARGIN - LABEL - (columns - 1) * GAP) / columns
+        beside = 2 * MARGIN + LABEL - GAP
+        self.width = max(WIDTH, beside + columns * (NARROWEST + GAP))
+        room = (self.width - beside) / columns - GAP
         shape = self.hw[0] / self.hw[1]  # height to width
         self.map_width = min(room, HIGHEST, HIGHEST / shape)
         self.map_height = self.map_width * shape
+        self.column = max(self.map_width, NARROWEST) + GAP
         self.row = TITLE + self.map_height + BAR + NUMBERS + 0.09
-        self.rows = len(blocks) + bool(cams)
+        self.rows = len(blocks) + (cams > 0)
 
     def draw(self, title: str) -> "Figure":
         top_width = min(TOP, TOP * self.hw[1] / self.hw[0])
         top_height = top_width * self.hw[0] / self.hw[1]
         head = 0.34
-        body = head + max(top_height, 1.6) + 0.36
+        body = head + max(top_height, 1.6) + 0.24
         has_class = self.explanation.of_class is not None
         self.height = body + self.rows * self.row + (1 + has_class) * SECTION + 0.02
-        self.figure = new_figure(WIDTH, self.height)
-        self._write(MARGIN, 0.2, shortened(title, 90), size=11, weight="bold")
+        self.figure = new_figure(self.width, self.height)
+        self._write(MARGIN, 0.2, shortened(title, 120), size=11, room=self.width - 2 * MARGIN, weight="bold")
         axes = self._axes(MARGIN, head, top_width, top_height)
         axes.imshow(self.pixels, interpolation="nearest", aspect="auto")
         self._write(MARGIN, head + top_height + 0.12, f"{self.hw[0]} × {self.hw[1]} pixels, as the network gets it")
@@ -164,14 +171,16 @@ class _Picture:
             body += SECTION + self.row
         else:
             self._write(beside, head + 0.1, "This network has no classifier: there is no class to explain.", size=PLAIN)
-        self._heading(body, "What the blocks do", GATES_NOTE if self.modulation == FOCAL else CONTEXT_NOTE)
+        drawn, there = len(self.blocks), len(self.explanation.blocks)
+        some = "" if drawn == there else f" (the last of each stage, {drawn} of {there})"
+        self._heading(body, f"What the blocks do{some}", GATES_NOTE if self.modulation == FOCAL else CONTEXT_NOTE)
         for index, block in enumerate(self.blocks):
             self._block_row(block, body + SECTION + index * self.row)
         return self.figure
 
     def _heading(self, top: float, text: str, note: str) -> None:
-        self._write(MARGIN, top + 0.1, text, size=11, weight="bold")
-        self._write(MARGIN, top + 0.3, note, color=GREY)
+        self._write(MARGIN, top + 0.2, text, size=11, weight="bold")
+        self._write(MARGIN, top + 0.4, note, color=GREY)
 
     def _classes(self, left: float, top: float) -> None:
         """Name the likeliest classes with bars of their probability; the explained one stands out."""
@@ -183,8 +192,9 @@ class _Picture:
             shown.append(of_class.label)
         line, bar = 0.25, 1.3
         y = top + 0.1
-        explained = shortened(self.names[of_class.label], 40)
-        self._write(left, y, f"explained: {explained}", size=10, weight="bold", color=ORANGE)
+        room = self.width - MARGIN - left
+        explained = shortened(f"explained: {self.names[of_class.label]}", 120)
+        self._write(left, y, explained, size=10, room=room, weight="bold", color=ORANGE)
         axes = self._axes(left, y + 0.15, bar, line * len(shown))
         axes.axis("off")
         axes.set_xlim(0, 1)
@@ -197,19 +207,20 @@ class _Picture:
             middle = y + 0.15 + line * (row + 0.5)
             weight = "bold" if label == of_class.label else "normal"
             self._write(left + bar + 0.58, middle, percent(values[row]), ha="right", size=PLAIN, weight=weight)
-            self._write(left + bar + 0.66, middle, shortened(self.names[label], 44), size=PLAIN, weight=weight)
+            name = shortened(self.names[label], 120)
+            self._write(left + bar + 0.66, middle, name, size=PLAIN, room=room - bar - 0.66, weight=weight)
 
     def _class_row(self, top: float) -> None:
         """Draw where the explained class comes from."""
         of_class = self.explanation.of_class
         assert of_class is not None
-        self._label(top, "logit of", shortened(self.names[of_class.label], 9))
+        self._label(top, "logit of", shortened(self.names[of_class.label], 20))
         for column, cam in enumerate(of_class.cams):
             title = f"Grad-CAM, stage {cam.stage + 1}" if len(of_class.cams) > 1 else "Grad-CAM"
             scale = Scale(0.0, float(cam.values.max()), POSITIVE)
             self._map(column, top, title, self._over(cam.values, cam.token_size), scale)
-        values = of_class.input_gradient
-        self._map(len(of_class.cams), top, "input gradient", _larger(values, self.times), Scale(0.0, float(values.max()), POSITIVE))
+        values = _larger(of_class.input_gradient, self.times)
+        self._map(len(of_class.cams), top, "input gradient", values, Scale(0.0, float(values.max()), POSITIVE))
 
     def _block_row(self, block: BlockMaps, top: float) -> None:
         """Draw a block's maps, gates on one scale."""
@@ -225,24 +236,27 @@ class _Picture:
 
     def _map(self, column: int, top: float, title: str, values: np.ndarray, scale: Scale) -> None:
         """Draw one map over the image: its name above, below it what its colours mean."""
-        left = MARGIN + LABEL + column * (self.map_width + GAP)
-        self._write(left, top + TITLE / 2, title)
+        left = MARGIN + LABEL + column * self.column
+        narrow = self.column < ROOMY
+        self._write(left, top + TITLE / 2, SHORT_NAMES.get(title, title) if narrow else title)
         axes = self._axes(left, top + TITLE, self.map_width, self.map_height)
         axes.imshow(_blend(_colours(values, scale), self.shade), interpolation="nearest", aspect="auto")
         below = top + TITLE + self.map_height + 0.04
-        bar = self._axes(left, below, self.map_width, BAR)
+        width = max(self.map_width, self.column - 2 * GAP)  # both numbers have to fit below
+        bar = self._axes(left, below, width, BAR)
         ramp = np.linspace(scale.low, scale.high, 256)[None]
         bar.imshow(_blend(_colours(ramp, scale), np.full((1, 256), self.shade.mean())), aspect="auto")
-        low, high = scale.text()
+        low, high = scale.text(2 if narrow else 3)
         self._write(left, below + BAR + NUMBERS / 2, low)
-        self._write(left + self.map_width, below + BAR + NUMBERS / 2, high, ha="right")
+        self._write(left + width, below + BAR + NUMBERS / 2, high, ha="right")
 
     def _label(self, top: float, *lines: str) -> None:
         for index, line in enumerate(lines):
-            self._write(MARGIN, top + TITLE + 0.09 + 0.15 * index, line, weight="normal" if index else "bold")
+            weight = "normal" if index else "bold"
+            self._write(MARGIN, top + TITLE + 0.09 + 0.15 * index, line, room=LABEL - 0.04, weight=weight)
 
     def _axes(self, left: float, top: float, width: float, height: float) -> "Axes":
-        place = (left / WIDTH, 1 - (top + height) / self.height, width / WIDTH, height / self.height)
+        place = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         axes = self.figure.add_axes(place)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -250,10 +264,16 @@ class _Picture:
             spine.set(linewidth=0.5, color=GREY)
         return axes
 
-    def _write(self, left: float, middle: float, text: str, *, size: int = SMALL, **style: Any) -> None:
-        """Write a line as it is: a dollar sign begins no formula."""
+    def _write(
+        self, left: float, middle: float, text: str, *, size: int = SMALL, room: float | None = None, **style: Any
+    ) -> None:
+        """Write a line as it is, a dollar sign begins no formula; where it has only so much room, as far as it fits."""
         options = {"va": "center", "fontsize": size, "parse_math": False, **style}
-        self.figure.text(left / WIDTH, 1 - middle / self.height, text, **options)
+        line = self.figure.text(left / self.width, 1 - middle / self.height, text, **options)
+        length = len(text)
+        while room is not None and length > 1 and line.get_window_extent().width > room * self.figure.dpi:
+            length -= 1
+            line.set_text(shortened(text, length))
 
 
 def percent(probability: float) -> str:

@@ -3,7 +3,7 @@ import pytest
 
 from minifocal.data import shapes
 from minifocal.data.digits import nearest_neighbour_accuracy
-from minifocal.data.shapes import SHAPE_NAMES, make_shapes, shapes_splits
+from minifocal.data.shapes import SHAPE_NAMES, clutter_masks, make_shapes, shape_masks, shapes_splits
 from minifocal.errors import InputError
 
 # Read off a contact sheet by eye.
@@ -168,3 +168,60 @@ def test_impossible_sizes_are_refused(call, message):
 def test_a_size_that_no_memory_holds_is_refused():
     with pytest.raises(InputError, match="size must be at most 1024 pixels, got a int"):
         make_shapes(1, 10**40)
+
+
+# Masks
+
+
+def test_masks_and_background_weigh_the_colours_of_every_pixel(monkeypatch):
+    """Painted white on black, the shape alone is its mask, the pieces alone theirs where the shape leaves them."""
+    colours = iter([1.0] * shapes.PIECES_PER_IMAGE + [0.0] + [0.0] * shapes.PIECES_PER_IMAGE + [1.0])
+    monkeypatch.setattr(shapes, "_vivid", lambda hue, paleness: np.full((len(hue), 3, 1, 1), next(colours)))
+    monkeypatch.setattr(shapes, "_background", lambda scene, x, y: np.zeros((len(scene["label"]), 3, y.size, x.size)))
+    clutter, shape = (make_shapes(9, 20, seed=2).images[:, 0] / 255 for _ in range(2))
+    np.testing.assert_allclose(clutter_masks(9, 20, seed=2), clutter, atol=0.5 / 255 + 1e-12)
+    np.testing.assert_allclose(shape_masks(9, 20, seed=2), shape, atol=0.5 / 255 + 1e-12)
+
+
+def test_masks_cover_what_the_scene_says():
+    shape, clutter = shape_masks(200, 48), clutter_masks(200, 48)
+    assert shape.shape == clutter.shape == (200, 48, 48)
+    assert (shape >= 0).all()
+    assert (clutter >= 0).all()
+    assert (shape + clutter).max() <= 1 + 1e-12
+    areas = np.sqrt(shape.mean(axis=(1, 2)) / np.pi)  # all kinds have the area of their circle
+    assert shapes.SMALLEST - 0.01 < areas.min() < areas.max() < shapes.LARGEST + 0.01
+    largest = shapes.PIECES_PER_IMAGE * np.pi * (shapes.PIECE + 0.5 / 48) ** 2
+    assert 0 < clutter.mean(axis=(1, 2)).min() < clutter.mean(axis=(1, 2)).max() < largest
+
+
+def test_inside_the_shape_there_is_one_colour():
+    images, masks = make_shapes(20, 40).images, shape_masks(20, 40)
+    for image, mask in zip(images, masks, strict=True):
+        assert np.ptp(image[:, mask == 1], axis=1).max() == 0
+
+
+def test_images_and_masks_may_begin_anywhere():
+    whole = make_shapes(7, 16, seed=3)
+    part = make_shapes(3, 16, seed=3, start=4)
+    np.testing.assert_array_equal(part.images, whole.images[4:])
+    np.testing.assert_array_equal(part.labels, whole.labels[4:])
+    for masks in (shape_masks, clutter_masks):
+        np.testing.assert_array_equal(masks(3, 16, 3, start=4), masks(7, 16, 3)[4:])
+
+
+def test_masks_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch):
+    expected = shape_masks(5, 16), clutter_masks(5, 16)
+    monkeypatch.setattr(shapes, "PIXELS_PER_CHUNK", 2 * 16**2)
+    np.testing.assert_array_equal((shape_masks(5, 16), clutter_masks(5, 16)), expected)
+
+
+@pytest.mark.parametrize("make", [make_shapes, shape_masks, clutter_masks])
+def test_impossible_images_are_refused_in_every_form(make):
+    for options, message in (
+        ({"count": 0}, "count"),
+        ({"size": 15}, "size"),
+        ({"start": -1}, "start must be at least 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make(**{"count": 1, **options})
