@@ -194,7 +194,8 @@ def find_class(text: str, names: Sequence[str]) -> int:
         return int(wanted)
     by_spelling = {spelling: name for name in names for spelling in _spellings(name)}
     close = [by_spelling[found] for found in difflib.get_close_matches(wanted, list(by_spelling), n=5)]
-    shown = f"did you mean {' or '.join(dict.fromkeys(close))}" if close else f"the first is {names[0]}"
+    first = f"the {'first ' if len(names) > 10 else ''}classes are {', '.join(names[:10])}"
+    shown = f"did you mean {' or '.join(dict.fromkeys(close))}" if close else first
     raise InputError(f"there is no class {one_line(text)[:60]!r}: {shown}; or give a number, 0 to {len(names) - 1}")
 
 
@@ -251,6 +252,12 @@ def read_input(spec: str, preprocess: Preprocess, dtype: str, *, invert: bool = 
     if invert:
         pixels = (most - pixels).astype(pixels.dtype)
     return InputImage(preprocess.standardize(pixels[None], most, dtype), pixels / most, one_line(spec), label)
+
+
+def input_stem(spec: str) -> str:
+    """Give the name of an image without folder and suffix, for the file that is made of it: "digits-12", "cat"."""
+    data, colon, index = spec.partition(":")
+    return f"{data}-{index}" if colon and data in DATASETS else Path(spec).stem
 
 
 def _test_image(data: str, index: str, size: int) -> tuple[Dataset, int]:

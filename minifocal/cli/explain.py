@@ -18,6 +18,7 @@ from minifocal.cli.common import (
     check_classifier,
     class_names_of,
     find_class,
+    input_stem,
     newest_run,
     open_weights,
     preprocess_of,
@@ -102,12 +103,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _picture_path(args: argparse.Namespace) -> Path:
     """Give the path of the picture: never that of the image."""
-    name = Path(args.image.replace(":", "-")).name if not Path(args.image).exists() else Path(args.image).stem
-    out: Path = args.out or Path(f"{name}-explained.png")
+    out: Path = args.out or Path(f"{input_stem(args.image)}-explained.png")
     check_picture_path(out)
     try:
         same = out.samefile(args.image)
-    except OSError:  # one of them does not exist
+    except (OSError, ValueError):  # one of them does not exist, or could not
         same = False
     if same:
         raise InputError(f"--out is the image itself, {out}: choose another name")

@@ -147,6 +147,21 @@ def test_without_a_classifier_there_are_gates_alone(capsys):
     assert "there is no class to explain; leave --class out" in line
 
 
+@pytest.mark.parametrize("modulation", ["focal", "sigmoid_gate", "box_mean"])
+def test_a_device_explains_as_the_cpu_does(modulation, cuda_on_host, capsys):
+    save("net.safetensors", modulation=modulation)
+    said = []
+    for device in ("cpu", "cuda"):
+        assert main(["explain", "photo.png", "--checkpoint", "net.safetensors", "--device", device]) == 0
+        said.append(re.findall(r"\S*\d\S*", capsys.readouterr().out.replace("−", "-")))
+    assert cuda_on_host.gpu.launched
+    for here, there in zip(*said, strict=True):
+        if re.fullmatch(r"-?\d+\.\d+", here):
+            assert float(there) == pytest.approx(float(here), rel=0.02, abs=1e-3)
+        else:
+            assert there == here
+
+
 def test_another_size_and_names_are_taken(capsys, tmp_path):
     (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
     options = ["--image-size", "21", "--names", "names.txt", "--class", "green"]
@@ -184,7 +199,10 @@ def test_hostile_names_are_only_text(capsys):
         (["photo.png", "--checkpoint", "huge.safetensors"], "numbers for this image are not finite"),
         (["photo.png", "--checkpoint", "net.safetensors", "--class", "cot"], "no class 'cot': did you mean cow or cat"),
         (["photo.png", "--checkpoint", "net.safetensors", "--class", "3"], "or give a number, 0 to 2"),
-        (["photo.png", "--checkpoint", "net.safetensors", "--class", "-1"], "there is no class '-1': the first is cat"),
+        (
+            ["photo.png", "--checkpoint", "net.safetensors", "--class", "-1"],
+            "there is no class '-1': the classes are cat, dog, hound, cow;",
+        ),
         (["photo.png", "--checkpoint", "nowhere", "--out", "a.pdf"], "a picture is a .png or .svg file, got 'a.pdf'"),
         (["photo.png", "--checkpoint", "nowhere", "--out", "photo.png"], "--out is the image itself"),
         (["photo.png", "--checkpoint", "nowhere", "--out", "./photo.png"], "--out is the image itself"),
