@@ -271,8 +271,11 @@ class _Picture:
         options = {"va": "center", "fontsize": size, "parse_math": False, **style}
         line = self.figure.text(left / self.width, 1 - middle / self.height, text, **options)
         length = len(text)
-        while room is not None and length > 1 and line.get_window_extent().width > room * self.figure.dpi:
-            length -= 1
+        while room is not None and length > 1:
+            share = room * self.figure.dpi / line.get_window_extent().width
+            if share >= 1:
+                break
+            length = min(length - 1, int(length * share) + 1)  # letters differ in width: a step may not be enough
             line.set_text(shortened(text, length))
 
 
