@@ -2,19 +2,15 @@
 
 import argparse
 import ast
-import difflib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from minifocal.data import DATASETS, Dataset, Splits, load_splits, make_shapes
+from minifocal.data import DATASETS, Dataset, Splits
 from minifocal.data.dataset import stratified_split
-from minifocal.data.shapes import TEST_IMAGES, TRAIN_IMAGES
 from minifocal.errors import InputError, check_option_names, one_line
 from minifocal.interop import Preprocess, Pretrained, open_pretrained
 from minifocal.interop.descriptions import read_class_names
@@ -162,113 +158,6 @@ def newest_run() -> Path | None:
     """Give the folder of the run under runs that was saved last, if there is one."""
     found = max(RUNS.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime, default=None)
     return None if found is None else found.parent
-
-
-def checkpoint_of(args: argparse.Namespace) -> Path:
-    """Give --checkpoint, or the newest run without it.
-
-    Raises:
-        InputError: there is neither.
-    """
-    folder: Path | None = args.checkpoint or newest_run()
-    if folder is None:
-        raise InputError(f"there is no run under {RUNS}: run minifocal train first, or give --checkpoint")
-    return folder
-
-
-def find_class(text: str, names: Sequence[str]) -> int:
-    """Give the class that a user means: its name, one of the names that commas part, or its number.
-
-    Raises:
-        InputError: there is none, with the names that come close, or there are several.
-    """
-    wanted = text.strip().casefold()
-    for spellings in ([{name.casefold()} for name in names], [_spellings(name) for name in names]):
-        found = [label for label, own in enumerate(spellings) if wanted in own]
-        if len(found) > 1:
-            numbers = ", ".join(map(str, found[:8]))
-            raise InputError(f"classes {numbers} are all called {one_line(text)[:60]!r}: give the number of one")
-        if found:
-            return found[0]
-    if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(names):
-        return int(wanted)
-    by_spelling = {spelling: name for name in names for spelling in _spellings(name)}
-    close = [by_spelling[found] for found in difflib.get_close_matches(wanted, list(by_spelling), n=5)]
-    first = f"the {'first ' if len(names) > 10 else ''}classes are {', '.join(names[:10])}"
-    shown = f"did you mean {' or '.join(dict.fromkeys(close))}" if close else first
-    raise InputError(f"there is no class {one_line(text)[:60]!r}: {shown}; or give a number, 0 to {len(names) - 1}")
-
-
-def _spellings(name: str) -> set[str]:
-    return {part.strip() for part in name.casefold().split(",")}
-
-
-IMAGE_HELP = "a file that Pillow reads, or a test image by name and number, such as digits:12 or shapes:3"
-
-
-@dataclass(frozen=True)
-class InputImage:
-    """One image, ready for a network.
-
-    Attributes:
-        images: (1, channels, height, width), standardised, on the host.
-        pixels: the same before that, (channels, height, width) from 0 to 1: to be looked at.
-        name: as the user gave it, in one line.
-        label: what it shows, where that is known.
-    """
-
-    images: np.ndarray
-    pixels: np.ndarray
-    name: str
-    label: str | None = None
-
-
-def read_input(spec: str, preprocess: Preprocess, dtype: str, *, invert: bool = False) -> InputImage:
-    """Read an image from a file, or take a test image of a data set.
-
-    A name goes before a path: write ./digits:12 for a file called digits:12.
-
-    Args:
-        spec: the path of a file, or the name of a data set and the number of a test image, "digits:12".
-        preprocess: how the network expects images; those of a data set keep the size that they have.
-        dtype: of the network.
-        invert: take the negative first.
-    Raises:
-        InputError: no such image, or one with other channels than the network takes.
-    """
-    data, colon, index = spec.partition(":")
-    label, most = None, 255.0
-    if colon and data in DATASETS:
-        dataset, place = _test_image(data, index, preprocess.crop)
-        pixels, most = dataset.images[place], dataset.max_value
-        label = one_line(dataset.class_names[dataset.labels[place]])
-        channels = len(preprocess.standardize.mean)
-        if len(pixels) != channels:
-            raise InputError(
-                f"images of {data} have {len(pixels)} channels and the weights take {channels}; give another image"
-            )
-    else:
-        pixels = preprocess.read_pixels(spec)
-    if invert:
-        pixels = (most - pixels).astype(pixels.dtype)
-    return InputImage(preprocess.standardize(pixels[None], most, dtype), pixels / most, one_line(spec), label)
-
-
-def input_stem(spec: str) -> str:
-    """Give the name of an image without folder and suffix, for the file that is made of it: "digits-12", "cat"."""
-    data, colon, index = spec.partition(":")
-    return f"{data}-{index}" if colon and data in DATASETS else Path(spec).stem
-
-
-def _test_image(data: str, index: str, size: int) -> tuple[Dataset, int]:
-    """Give images that hold the test image of a number, and its place among them."""
-    test = None if data == "shapes" else load_splits(data).test
-    count = TEST_IMAGES if test is None else len(test)
-    if not (index.isdecimal() and len(index) < 10 and int(index) < count):
-        raise InputError(f"{data} has test images {data}:0 to {data}:{count - 1}, got {one_line(index)[:60]!r}")
-    if test is None:  # made for itself: all of them would take long at a large size
-        return make_shapes(1, size, start=TRAIN_IMAGES + int(index)), 0
-    return test, int(index)
 
 
 def on_terminal() -> bool:

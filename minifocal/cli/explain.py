@@ -7,25 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from minifocal.arrays import to_device
-from minifocal.cli.common import (
-    IMAGE_HELP,
-    RUNS,
-    WEIGHTS_HELP,
-    InputImage,
-    add_device_argument,
-    add_names_argument,
-    add_settings_argument,
-    check_classifier,
-    class_names_of,
-    find_class,
-    input_stem,
-    newest_run,
-    open_weights,
-    preprocess_of,
-    read_input,
-    table,
-)
-from minifocal.errors import InputError, check_integer
+from minifocal.cli.common import add_device_argument, table
+from minifocal.cli.inputs import InputImage, add_input_arguments, check_not_the_image, input_stem, open_input
 from minifocal.viz.canvas import check_picture_path
 from minifocal.viz.explain import Explanation, explain
 from minifocal.viz.explain_picture import ALL, LAST, LIKELIEST, chosen_blocks, draw_explanation, number, percent
@@ -36,47 +19,27 @@ EXAMPLE = "minifocal explain digits:12 --checkpoint runs/digits --out twelve.png
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the image, the checkpoint and the picture."""
-    parser.add_argument("image", metavar="IMAGE", help=IMAGE_HELP)
-    parser.add_argument("--checkpoint", type=Path, help=f"{WEIGHTS_HELP} (default: the newest run under {RUNS})")
+    add_input_arguments(parser, "name or number of the class (default: the likeliest)")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the picture, .png or .svg (default: IMAGE-explained.png, here)"
-    )
-    parser.add_argument(
-        "--class",
-        dest="wanted",
-        metavar="CLASS",
-        help="name or number of the class (default: the likeliest)",
     )
     parser.add_argument(
         "--blocks",
         choices=(ALL, LAST),
         help="draw all blocks, or the last of each stage (default: all, of more than 12 the last)",
     )
-    parser.add_argument("--invert", action="store_true", help="dark ink on light paper: the digits are light on dark")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="bring the image to another size")
-    add_names_argument(parser)
-    add_settings_argument(parser)
     add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw the picture; print what it shows in numbers, and its path last."""
-    out = _picture_path(args)
-    if args.image_size is not None:
-        check_integer("--image-size", args.image_size, at_least=1)
-    pretrained = open_weights(_checkpoint(args), args)
-    names: list[str] = []
-    if pretrained.config.num_classes:
-        check_classifier(pretrained)
-        names = class_names_of(pretrained, args)
-    elif args.wanted is not None:
-        raise InputError(f"{pretrained.path} has no classifier: there is no class to explain; leave --class out")
-    label = None if args.wanted is None else find_class(args.wanted, names)
-    preprocess = preprocess_of(pretrained, args)
-    if args.image_size is not None:
-        preprocess = preprocess.at_size(args.image_size)
-    image = read_input(args.image, preprocess, pretrained.dtype, invert=args.invert)
-    model = pretrained.build(device=args.device)
+    out: Path = args.out or Path(f"{input_stem(args.image)}-explained.png")
+    check_picture_path(out)
+    check_not_the_image("--out", out, args.image)
+    opened = open_input(args)
+    names, label = opened.names, opened.wanted
+    image = opened.image(opened.pretrained.dtype)
+    model = opened.pretrained.build(device=args.device)
     explanation = explain(model, to_device(image.images, args.device), label)
     title = image.name if image.label is None else f"{image.name}, labelled {image.label}"
     draw_explanation(
@@ -90,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     )
     height, width = image.pixels.shape[1:]
     print(f"image: {title}, {height} × {width} pixels")
-    print(f"network: {model.config.modulation}, {pretrained.path}")
+    print(f"network: {model.config.modulation}, {opened.pretrained.path}")
     _print_class(explanation, names, image)
     print(_block_table(explanation))
     drawn = len(chosen_blocks(explanation.blocks, args.blocks))
@@ -99,28 +62,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"drawn: {drawn} of {len(explanation.blocks)} blocks, the last of each stage{more}")
     print(f"picture: {out}")
     return 0
-
-
-def _picture_path(args: argparse.Namespace) -> Path:
-    """Give the path of the picture: never that of the image."""
-    out: Path = args.out or Path(f"{input_stem(args.image)}-explained.png")
-    check_picture_path(out)
-    try:
-        same = out.samefile(args.image)
-    except (OSError, ValueError):  # one of them does not exist, or could not
-        same = False
-    if same:
-        raise InputError(f"--out is the image itself, {out}: choose another name")
-    return out
-
-
-def _checkpoint(args: argparse.Namespace) -> Path:
-    if args.checkpoint is not None:
-        return Path(args.checkpoint)
-    folder = newest_run()
-    if folder is None:
-        raise InputError(f"there is no run under {RUNS}: run minifocal train first, or give --checkpoint")
-    return folder
 
 
 def _print_class(explanation: Explanation, names: Sequence[str], image: InputImage) -> None:

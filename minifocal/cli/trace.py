@@ -5,22 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minifocal.cli.common import (
-    IMAGE_HELP,
-    RUNS,
-    WEIGHTS_HELP,
-    add_names_argument,
-    add_settings_argument,
-    check_classifier,
-    checkpoint_of,
-    class_names_of,
-    find_class,
-    open_weights,
-    preprocess_of,
-    progress_bar,
-    read_input,
-)
-from minifocal.errors import InputError, check_integer
+from minifocal.cli.common import check_classifier, progress_bar
+from minifocal.cli.inputs import add_input_arguments, check_not_the_image, input_stem, open_input
 from minifocal.files import write_bytes
 from minifocal.viz.recorder import record
 from minifocal.viz.trace import make_trace
@@ -32,46 +18,32 @@ EXAMPLE = "minifocal trace digits:12 --checkpoint runs/digits --html twelve.html
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the image, the checkpoint and the page."""
-    parser.add_argument("image", metavar="IMAGE", help=IMAGE_HELP)
-    parser.add_argument("--html", type=Path, required=True, metavar="OUT", help="the page: one file, for any browser")
-    parser.add_argument("--checkpoint", type=Path, help=f"{WEIGHTS_HELP} (default: the newest run under {RUNS})")
-    parser.add_argument(
-        "--class",
-        dest="wanted",
-        metavar="CLASS",
-        help="name or number of the class of the loss (default: what the image is known to show, else the likeliest)",
+    add_input_arguments(
+        parser, "name or number of the class of the loss (default: what the image is known to show, else the likeliest)"
     )
-    parser.add_argument("--invert", action="store_true", help="dark ink on light paper: the digits are light on dark")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="bring the image to another size")
-    add_names_argument(parser)
-    add_settings_argument(parser)
+    parser.add_argument(
+        "--html", type=Path, metavar="OUT", help="the page, one file for any browser (default: IMAGE-trace.html, here)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Record the pass, check its gradients and write the page; print its path last."""
-    out: Path = args.html
-    if out.exists() and Path(args.image).exists() and out.samefile(args.image):
-        raise InputError(f"--html is the image itself, {out}: choose another name")
-    if args.image_size is not None:
-        check_integer("--image-size", args.image_size, at_least=1)
-    pretrained = open_weights(checkpoint_of(args), args)
-    check_classifier(pretrained)
-    names = class_names_of(pretrained, args)
-    preprocess = preprocess_of(pretrained, args)
-    if args.image_size is not None:
-        preprocess = preprocess.at_size(args.image_size)
-    image = read_input(args.image, preprocess, "float64", invert=args.invert)
+    out: Path = args.html or Path(f"{input_stem(args.image)}-trace.html")
+    check_not_the_image("--html", out, args.image)
+    opened = open_input(args)
+    check_classifier(opened.pretrained)
+    names, wanted = opened.names, opened.wanted
+    image = opened.image("float64")
     # What is shown is the code that a reader reads, in the precision in which its gradients can be checked.
-    model = pretrained.build(dtype="float64", ops="reference")
+    model = opened.pretrained.build(dtype="float64", ops="reference")
     likeliest = int(model(image.images)[0].argmax())
-    if args.wanted is not None:
-        label = find_class(args.wanted, names)
-    else:
-        label = names.index(image.label) if image.label in names else likeliest
+    label = names.index(image.label) if image.label in names else likeliest
+    if wanted is not None:
+        label = wanted
     recording = record(model, image.images, np.array([label]))
     calls = sum(1 for _ in recording.walk())
     with progress_bar(calls, "step") as bar:
-        trace = make_trace(recording, image.images, image.pixels, label, names, image.name, on_step=bar.update)
+        trace = make_trace(recording, image.pixels, label, names, image.name, on_step=bar.update)
     page = trace_html(trace)
     write_bytes(out, page.encode("utf-8"))
     checks = [shown["check"] for step in trace.steps for shown in step["out"] if shown.get("check")]

@@ -37,12 +37,14 @@ class Trace:
     """What the page is made of.
 
     Attributes:
+        pixels: (1, H, W) or (3, H, W), from 0 to 1: the image.
         steps: in the order in which they began, each a dict ready for JSON; an array is an index into `arrays`.
         arrays: every array of the pass, once.
         sources: the functions that ran, each a dict of its file, first line and text.
-        summary: of the network, the image and the answer.
+        summary: of the network and the answer.
     """
 
+    pixels: np.ndarray
     steps: list[dict[str, Any]] = field(default_factory=list)
     arrays: list[np.ndarray] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
@@ -51,7 +53,6 @@ class Trace:
 
 def make_trace(
     recording: Recording,
-    images: np.ndarray,
     pixels: np.ndarray,
     label: int,
     class_names: list[str],
@@ -64,18 +65,18 @@ def make_trace(
     that is refused against central differences: its largest elements and some drawn at random.
 
     Args:
-        recording: of images (1, in_chans, H, W).
+        recording: of one image.
         pixels: (1, H, W) or (3, H, W), from 0 to 1: the image as a person sees it.
         label: of the loss. class_names: of all classes. name: of the image.
         on_step: is called after each step.
     """
-    return _Maker(recording, on_step).make(images, pixels, label, class_names, name)
+    return _Maker(recording, pixels, on_step).make(label, class_names, name)
 
 
 class _Maker:
-    def __init__(self, recording: Recording, on_step: Callable[[], object] | None) -> None:
+    def __init__(self, recording: Recording, pixels: np.ndarray, on_step: Callable[[], object] | None) -> None:
         self.recording, self.on_step = recording, on_step
-        self.trace = Trace()
+        self.trace = Trace(pixels)
         self.numbers: dict[int, int] = {}  # of arrays, by identity; `trace.arrays` keeps them alive
         self.makers: dict[int, int] = {}  # of arrays by number: the innermost step that returned it first
         self.source_numbers: dict[Callable[..., Any], int] = {}
@@ -87,7 +88,7 @@ class _Maker:
         self.slugs: dict[str, int] = {}
         self.rng = random_generator(0)
 
-    def make(self, images: np.ndarray, pixels: np.ndarray, label: int, class_names: list[str], name: str) -> Trace:
+    def make(self, label: int, class_names: list[str], name: str) -> Trace:
         for call, (title, way) in zip(self.recording.calls, PASSES, strict=True):
             self.trace.steps[self._add(call, None, way, 0)]["title"] = title
         config = self.recording.model.config
@@ -99,8 +100,6 @@ class _Maker:
             "dims": config.dims,
             "depths": config.depths,
             "levels": config.focal_levels,
-            "image": self._array(pixels),
-            "input": self._array(images),
             "label": label,
             "loss": self.recording.loss,
             "classes": class_names,

@@ -1,6 +1,7 @@
 """The step-through page: a trace as one HTML file that needs nothing beside itself."""
 
 import base64
+import io
 import json
 import re
 import zlib
@@ -9,11 +10,12 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from minifocal.viz.canvas import POSITIVE, SIGNED
 from minifocal.viz.trace import Trace
 
-MOST_NUMBERS = 600_000  # on a page: about 2.7 MB of them
+MOST_NUMBERS = 4_000_000  # on a page: some 18 MB of them
 SIGNIFICANT = 6  # digits that the page prints
 SCRIPTS = ("numerics.js", "heatmap.js", "playgrounds.js", "steps.js")
 TOLERANCE = {
@@ -36,6 +38,7 @@ def trace_html(trace: Trace) -> str:
         "sources": trace.sources,
         "summary": {**trace.summary, "playground": _whole(trace.summary["playground"], trace.arrays, shown)},
         "formulas": [mathml()[tex] for tex in formulas],
+        "picture": _picture(trace.pixels),
         "colours": {"signed": _colours(SIGNED), "positive": _colours(POSITIVE)},
         "tolerance": TOLERANCE,
     }
@@ -53,6 +56,14 @@ def trace_html(trace: Trace) -> str:
 def mathml() -> dict[str, str]:
     """The formulas of all operations: MathML by LaTeX."""
     return json.loads(_read("equations.json"))
+
+
+def _picture(pixels: np.ndarray) -> str:
+    """An image, (1, H, W) or (3, H, W) from 0 to 1, as an address that holds a PNG file."""
+    levels = np.rint(255 * pixels).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0)).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _read(name: str) -> str:
@@ -90,10 +101,11 @@ def _cut(arrays: list[np.ndarray]) -> list[np.ndarray]:
 def _corner(shape: tuple[int, ...], most: int) -> tuple[slice, ...]:
     """The first rows and columns of a matrix, or the first channels of a map, that are at most so many numbers."""
     sizes = list(shape)
-    # A matrix becomes as square as it can; of a map the channels go first, then rows and columns.
-    while (size := int(np.prod(sizes))) > most:
-        axis = int(np.argmax(sizes)) if len(sizes) < 3 or sizes[-1] == 1 else len(sizes) - 1
-        sizes[axis] = max(1, min(sizes[axis] - 1, sizes[axis] * most // size))
+    if len(sizes) > 2:
+        sizes[-1] = max(1, min(sizes[-1], most // int(np.prod(sizes[:-1]))))
+    while np.prod(sizes) > most:
+        longest = int(np.argmax(sizes))
+        sizes[longest] = (sizes[longest] + 1) // 2
     return tuple(slice(size) for size in sizes)
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 import minifocal as mf
 from minifocal.cli import main
-from minifocal.cli.common import find_class, newest_run, read_input
+from minifocal.cli.common import newest_run
+from minifocal.cli.inputs import find_class, read_input
 from minifocal.data import Standardize, digits_splits, shapes_splits
 from minifocal.errors import InputError
 from minifocal.interop import Preprocess

@@ -27,7 +27,7 @@ def traced(modulation="focal", options="plain", label=1, model=None):
     images = np.random.default_rng(0).standard_normal((1, 2, 12, 8))
     model = model or network(modulation, options)
     recording = record(model, images, np.array([label]))
-    return recording, make_trace(recording, images, images[0, :1], label, NAMES, "an image")
+    return recording, make_trace(recording, images[0, :1], label, NAMES, "an image")
 
 
 @pytest.mark.parametrize(("modulation", "options"), CASES)

@@ -213,15 +213,9 @@ function drawHead() {
   byId("summary").textContent =
     `${summary.name}, through a network with ${summary.modulation} modulation and ${summary.parameters.toLocaleString("en")} ` +
     `parameters, and back from the loss of the class ${classes[label]}: ${written(summary.loss, 4)}.`;
-  const {shape} = arrays[summary.image], pixels = values(summary.image), [channels, height, width] = shape;
-  const canvas = make("canvas", {width, height, role: "img", "aria-label": "The image: " + summary.name});
-  const pen = canvas.getContext("2d"), picture = pen.createImageData(width, height);
-  for (let n = 0; n < width * height; n++) for (let channel = 0; channel < 4; channel++)
-    picture.data[4 * n + channel] = channel === 3 ? 255 : 255 * pixels[(channels === 3 ? channel : 0) * width * height + n];
-  pen.putImageData(picture, 0, 0);
-  canvas.style.cssText = `width: ${96 * width / Math.max(width, height)}px; height: ${96 * height / Math.max(width, height)}px; image-rendering: pixelated`;
+  const picture = make("img", {src: DATA.picture, alt: "The image: " + summary.name});
   const order = [...chances.keys()].sort((one, other) => chances[other] - chances[one]).slice(0, 3);
-  byId("answer").append(canvas, make("table", {"aria-label": "The likeliest classes"}, make("tbody", {},
+  byId("answer").append(picture, make("table", {"aria-label": "The likeliest classes"}, make("tbody", {},
     ...order.map(n => make("tr", {}, make("td", {}, classes[n]), make("td", {}, `${(100 * chances[n]).toFixed(1)} %`))))));
 }
 
