@@ -5,6 +5,8 @@ import json
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from minifocal.cli.common import (
     on_terminal,
     split_validation,
 )
+from minifocal.cli.live import add_live_argument, live_again, live_view
 from minifocal.cli.recipes import Network, recipe_for
 from minifocal.data import DATASETS, Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
 from minifocal.errors import InputError
@@ -30,10 +33,11 @@ from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
 from minifocal.ops import TABLES
 from minifocal.training.augment import Augmentation
+from minifocal.training.listener import Listener
 from minifocal.training.optim import OPTIMIZERS
 from minifocal.training.step import StepRecord, evaluate
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.trainer import LAST, Listener, Trainer
+from minifocal.training.trainer import LAST, Trainer
 from minifocal.viz.pictures import draw_curves
 
 HELP = "train a network; with no options a FocalNet of Edifice's kind on the embedded digits"
@@ -87,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recompute-levels", action="store_true", help="compute focal levels twice: less memory, more time"
     )
     parser.add_argument("--graph", action="store_true", help="replay a GPU's steps in one launch: for small networks")
+    add_live_argument(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the run (default: runs/DATA, numbered)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest)")
     for title, options in (("network", NETWORK_OPTIONS), ("training", TRAINING_OPTIONS)):
@@ -101,9 +106,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or go on training; print the accuracy on the test images last."""
+    with live_view(args.live) as following:
+        return _run(args, following)
+
+
+def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContextManager[None]]) -> int:
     folder, settings = _resumed_settings(args) if args.resume else _new_settings(args)
     execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS}
-    resume = f"minifocal train --resume --out {shlex.quote(str(folder))}{_given_again(execution)}"
+    resume = (
+        f"minifocal train --resume --out {shlex.quote(str(folder))}{_given_again(execution)}{live_again(args.live)}"
+    )
     try:
         trainer, splits = _make_trainer(folder, settings, execution)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -116,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(folder / CONFIG, json.dumps(settings, indent=2).encode())
     _announce(trainer, splits)
     try:
-        finished = trainer.fit()
+        with following(trainer):
+            finished = trainer.fit()
     except KeyboardInterrupt:
         print(f"stopped at once; the last checkpoint stands, go on with: {resume}")
         return 130
@@ -289,7 +302,7 @@ def _build(settings: dict[str, Any], data: Dataset, execution: dict[str, Any]) -
 
 def _resumed_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Give the folder in --out, or the newest under runs, and the settings of its run."""
-    free = ("resume", "out", "command", "run", *EXECUTION_OPTIONS)
+    free = ("resume", "out", "command", "run", "live", *EXECUTION_OPTIONS)
     given = [name for name, value in vars(args).items() if name not in free and value is not None]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)

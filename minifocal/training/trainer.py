@@ -19,6 +19,7 @@ from minifocal.files import write_bytes
 from minifocal.layers.base import Layer
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
 from minifocal.training.graphs import StepGraph
+from minifocal.training.listener import Listener
 from minifocal.training.loss_scale import LossScaler
 from minifocal.training.schedule import WarmupCosine
 from minifocal.training.step import StepRecord, evaluate, fetch_records, load_batch, train_step
@@ -31,28 +32,6 @@ FETCH_EVERY = 16
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says what to try."""
-
-
-class Listener:
-    """Hears of a run's progress; every method does nothing until it is overridden."""
-
-    def on_start(self, trainer: "Trainer") -> None:
-        """A run begins, or goes on."""
-
-    def on_step(self, step: int, total: int, record: StepRecord, images: int) -> None:
-        """A step is done: its number from 1, of how many, what it came to, and how many images it took.
-
-        Of steps on a device it hears late, of up to FETCH_EVERY at a time.
-        """
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is done: its line of the metrics."""
-
-    def on_message(self, message: str) -> None:
-        """There is something that a person should know: one line."""
-
-    def on_end(self) -> None:
-        """The run has ended, however it did."""
 
 
 @dataclass
