@@ -38,7 +38,7 @@ def live_view(port: int | None) -> Iterator[Callable[[Trainer], AbstractContextM
         InputError: the port is no port, or taken.
     """
     if port is None:
-        yield nullcontext
+        yield lambda trainer: nullcontext()
         return
     view = LiveView()
     with LiveServer(view.document, port) as server:

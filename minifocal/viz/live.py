@@ -1,7 +1,7 @@
 """What a page shows of a training under way: curves, numbers, and the gates of a few images.
 
-Whoever watches changes nothing of the training: gates are taken by an inference between two steps, which draws no random
-number and writes to nothing that the training reads.
+Whoever watches changes nothing of the training: gates are taken by an inference between two steps, which draws no
+random number and writes to nothing that the training reads.
 """
 
 import base64
@@ -23,7 +23,7 @@ from minifocal.viz.canvas import POSITIVE, SIGNED
 from minifocal.viz.live_server import Document
 from minifocal.viz.maps import GATE, BlockMaps, block_maps
 
-IMAGES = 4
+IMAGES = 6
 POINTS = 1024  # of a curve by step; of more, each two neighbours become one
 TELL_SECONDS = 0.25  # at least, between two messages of steps
 GATE_SECONDS = 5.0  # at least, between two looks at the gates within an epoch

@@ -105,23 +105,22 @@ class Document:
         had = self._number_of(last_id)
         while True:
             with self._changed:
-                news = self._changed.wait_for(lambda: self._closed or had != self._number, ALIVE_SECONDS)
-                kept = self._number - len(self._recent)  # the last change that is not kept
-                closed, number, values = self._closed, self._number, None
-                changes = [change for change in self._recent if had is not None and change.number > had]
-                if had is None or not kept <= had <= number:
-                    values = dict(self._values)
-            if not news:
-                yield b": alive\n\n"
-            elif values is not None:
+                self._wait_for_news(had)
+                number, closed = self._number, self._closed
+                oldest = number - len(self._recent)  # what came after this change is kept
+                values = None if had is not None and oldest <= had <= number else dict(self._values)
+                changes = [change.text for change in self._recent if had is not None and change.number > had]
+            if values is not None:
                 yield self._event("document", number, values)
             else:
-                for change in changes:
-                    yield change.text
-            had = number
+                yield from changes or [b": nothing new\n\n"]
             if closed:
                 yield b"event: over\ndata: {}\n\n"
                 return
+            had = number
+
+    def _wait_for_news(self, had: int | None) -> None:
+        self._changed.wait_for(lambda: self._closed or had != self._number, ALIVE_SECONDS)
 
     def _number_of(self, event_id: str | None) -> int | None:
         name, _, number = (event_id or "").partition("-")
@@ -233,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server calls it so
+    def do_GET(self) -> None:
         """Give a file of the page, or the events."""
         path = self.path.partition("?")[0]
         if path == EVENTS:

@@ -79,8 +79,8 @@ function showNow() {
   at("bar").setAttribute("aria-valuemax", run.total_steps);
   at("bar").setAttribute("aria-valuenow", step);
   at("bar-done").style.width = `${(100 * step) / run.total_steps}%`;
-  const rate_ = last ? `, ${percent(last.val_accuracy)}` : "";
-  document.title = `${last ? last.epoch : 0}/${run.epochs}${rate_} – ${run.title || "minifocal train"}`;
+  const accuracy = last ? `, ${percent(last.val_accuracy)}` : "";
+  document.title = `${last ? last.epoch : 0}/${run.epochs}${accuracy} – ${run.title || "minifocal train"}`;
 }
 
 function showEpochs() {
@@ -154,7 +154,7 @@ function showImages() {
     return element("figure", {}, canvas, element("figcaption", {}, element("strong", {}, image.class), element("br"), element("span", { class: "quiet" }, `seen as ${guess.class}${sure}`)));
   });
   const head = element("div", {}, element("h3", {}, "validation images"), element("p", { class: "quiet" }, "and what the network takes them for"));
-  at("images").replaceChildren(head, element("div", { class: "maps four" }, ...figures));
+  at("images").replaceChildren(head, element("div", { class: "maps" }, ...figures));
 }
 
 function showRow(block, row) {
@@ -181,7 +181,7 @@ function showRow(block, row) {
   bar.setAttribute("aria-label", `${row.name}: colours from ${number(low)} to ${number(high)}`);
   const ends = [low, ...(low < 0 ? [0] : []), high].map((value) => element("span", {}, value === 0 ? "0" : number(value)));
   const head = element("div", {}, element("h3", {}, row.name), bar, element("div", { class: "ends", "aria-hidden": "true" }, ...ends));
-  return element("div", { class: "row" }, head, element("div", { class: "maps four" }, ...maps));
+  return element("div", { class: "row" }, head, element("div", { class: "maps" }, ...maps));
 }
 
 function showGates() {

@@ -19,7 +19,7 @@ function ticks(low, high, count, whole) {
   let step = [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.999) * power;
   if (whole) step = Math.max(1, Math.round(step));
   const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high * (1 + 1e-9); at++) found.push(at * step);
+  for (let at = Math.ceil(low / step); at * step <= high * (1 + 1e-9); at++) found.push(at * step);
   return found;
 }
 
