@@ -63,7 +63,6 @@ class LiveView(Listener):
         self.now: dict[str, float] | None = None
         self.told = self.looked = time.monotonic()
         self.looked_at = -1  # the step after which the gates were looked at last
-        self.pause = 0.0  # seconds until the next look at the gates may be
         self.chosen = choose_images(trainer.validation)
         self.document.set(
             run=describe_run(self.title, trainer, self.chosen),
@@ -71,6 +70,7 @@ class LiveView(Listener):
             epochs=list(trainer.history),
         )
         self._tell_gates()
+        self.pause = 0.0  # seconds until the next look may be; the first look, which may compile, does not count
 
     def on_step(self, step: int, total: int, record: StepRecord, images: int) -> None:
         """Tell of the steps since the last message, unless that was a moment ago."""

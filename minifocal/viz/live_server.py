@@ -112,8 +112,10 @@ class Document:
                 changes = [change.text for change in self._recent if had is not None and change.number > had]
             if values is not None:
                 yield self._event("document", number, values)
-            else:
-                yield from changes or [b": nothing new\n\n"]
+            elif changes:
+                yield from changes
+            elif not closed:
+                yield b": nothing new\n\n"
             if closed:
                 yield b"event: over\ndata: {}\n\n"
                 return
