@@ -161,7 +161,7 @@ def test_curves_are_drawn_at_their_places(visit):
             ):
                 x_of, y_of = axes(page, curve)
                 path = page.locator(f"#curve-{curve} path").first.get_attribute("d")
-                points = [tuple(map(float, point.split())) for point in path.removeprefix("M").split("L")]
+                points = [tuple(map(float, point.split())) for point in re.split("h0M|L", path[1:].removesuffix("h0"))]
                 wanted = [(point[0] / per, value(point[column])) for point in view.curve.points]
                 for (x, y), (step, number) in zip(points, wanted, strict=True):
                     assert x == pytest.approx(x_of(step), abs=0.06)
@@ -179,7 +179,7 @@ def test_curves_are_drawn_at_their_places(visit):
 def axes(page, curve):
     """Where numbers lie in a drawn curve, as its ticks say."""
     texts = page.locator(f"#curve-{curve} text").evaluate_all(
-        "all => all.slice(0, -1).map(t => [t.textContent.replace('−', '-'), t.x.baseVal[0].value, t.y.baseVal[0].value])"
+        "all => all.slice(0, -1).map(t => [t.textContent, t.x.baseVal[0].value, t.y.baseVal[0].value])"
     )
     left = page.locator(f"#curve-{curve} .gridline").first.evaluate("line => line.x1.baseVal.value")
     across = [(float(text), x) for text, x, _ in texts if x > left - 1]
@@ -290,6 +290,7 @@ def test_a_page_of_a_run_that_is_over_keeps_to_it(visit):
     view, visitor = LiveView("first"), visit()
     with LiveServer(view.document) as server:
         page = visitor.open(server.url)
+        expect(page.locator("#status")).to_have_attribute("data-kind", "training")  # it follows
         trainer = run(view)
         trainer.fit()
         view.end()
@@ -311,6 +312,14 @@ def test_a_server_that_ends_before_its_run_began_says_that_it_is_over(visit):
         page = visitor.open(server.url)
         expect(page.locator("#status-text")).to_have_text("preparing")
     expect(page.locator("#status-text")).to_have_text("The run is over; it did not say how it ended.")
+
+
+def test_a_page_that_comes_too_late_for_its_feed_says_so(visit):
+    visitor = visit()
+    with LiveServer(Document()) as server:
+        server.files.pop("/live_feed.js")  # as if the server had gone in between
+        page = visitor.open(server.url)
+        expect(page.locator("#status")).to_contain_text("The run does not answer")
 
 
 def test_a_pointer_reads_a_token(visit):

@@ -36,8 +36,9 @@ let link = "open"; // or "lost"
 let over = false;
 
 function showStatus() {
-  const { kind, text } = page.status;
+  const { kind, text } = page.status || { kind: link === "lost" || over ? "training" : "waiting", text: "waiting for the run" };
   const words = {
+    waiting: text,
     training: text,
     finished: `The run is over: ${text}.`,
     stopped: `The run is over: ${text}.`,
@@ -108,14 +109,14 @@ function showCurves() {
   const after = (key, number = (value) => value) => epochs.map((record) => [(record.epoch * run.steps_per_epoch) / scale, number(record[key])]);
   const wrong = (accuracy) => 100 * (1 - accuracy);
   const axis = { xLabel: byEpoch ? "epoch" : "step", xHigh: run.total_steps / scale, wholeX: true };
-  const three = (column, key, number) => [
-    { points: along(column, number), kind: "training", faint: true },
+  const three = (column, key, number, scatter) => [
+    { points: along(column, number), kind: "training", faint: true, scatter },
     { points: after(`train_${key}`, number), kind: "training" },
     { points: after(`val_${key}`, number), kind: "validation", dots: true },
   ];
   write("stride", stride === 1 ? "each step" : `mean of ${count(stride)} steps`);
   drawCurve(at("curve-loss"), three(1, "loss"), axis);
-  drawCurve(at("curve-wrong"), three(2, "accuracy", wrong), { ...axis, wrong: true });
+  drawCurve(at("curve-wrong"), three(2, "accuracy", wrong, true), { ...axis, wrong: true });
   drawCurve(at("curve-lr"), [{ points: points.length ? along(3) : after("lr"), kind: "rate" }], axis);
   const last = epochs[epochs.length - 1];
   if (!last) return;
@@ -150,7 +151,7 @@ function showImages() {
     const canvas = picture(image.width, image.height, (token) => pixels.subarray(3 * token, 3 * token + 3));
     canvas.setAttribute("aria-label", `validation image ${index + 1}: ${image.class}`);
     const guess = gates.guesses[index];
-    const sure = guess.probability === null ? "" : `, ${Math.round(100 * guess.probability)} %`;
+    const sure = guess.probability === null ? "" : `, ${Math.round(100 * guess.probability)}\u00a0%`;
     return element("figure", {}, canvas, element("figcaption", {}, element("strong", {}, image.class), element("br"), element("span", { class: "quiet" }, `seen as ${guess.class}${sure}`)));
   });
   const head = element("div", {}, element("h3", {}, "validation images"), element("p", { class: "quiet" }, "and what the network takes them for"));
@@ -218,7 +219,7 @@ function receive({ kind, values }) {
   if (kind === "lost" || kind === "over" || kind === "open") {
     link = kind === "lost" ? "lost" : "open";
     over = kind === "over";
-    if (page.status) showSoon([showStatus]);
+    showSoon([showStatus]);
     return;
   }
   if (kind === "append") for (const [name, items] of Object.entries(values)) page[name].push(...items);
@@ -229,5 +230,8 @@ function receive({ kind, values }) {
 at("axis").addEventListener("change", showCurves);
 at("block").addEventListener("change", showGates);
 new ResizeObserver(() => page.run && showCurves()).observe(at("curves"));
-if (window.SharedWorker) new SharedWorker("live_feed.js").port.onmessage = (event) => receive(event.data);
-else openFeed(receive);
+if (window.SharedWorker) {
+  const worker = new SharedWorker("live_feed.js");
+  worker.port.onmessage = (event) => receive(event.data);
+  worker.onerror = () => receive({ kind: "lost" }); // the server went before it gave the file
+} else openFeed(receive);

@@ -31,7 +31,7 @@ function plain(value) {
 // From 0 to 1 evenly, then by powers of ten: small shares of errors stay apart, and 0 has its place.
 const wrongScale = (value) => (value < 1 ? value : 1 + Math.log10(value)) / 3;
 
-// Draw lines [{points: [[x, y], ...], kind, faint, dots}] into an <svg>.
+// Draw lines [{points: [[x, y], ...], kind, faint, dots, scatter}] into an <svg>: joined, with dots on them, or dots alone.
 function drawCurve(svg, lines, { xLabel, xHigh, wrong, wholeX }) {
   const { width, height } = svg.getBoundingClientRect();
   if (!width) return;
@@ -49,16 +49,18 @@ function drawCurve(svg, lines, { xLabel, xHigh, wrong, wholeX }) {
     parts.push(shape("text", { x: MARGIN.left - 7, y: y(tick) + 4, "text-anchor": "end" }, plain(tick)));
   }
   for (const tick of ticks(0, xHigh, width < 330 ? 3 : 5, wholeX)) {
-    const anchor = x(tick) > right - 14 ? "end" : "middle";
+    const text = tick.toLocaleString("en");
+    const fits = x(tick) + 3.8 * text.length < width;
     parts.push(shape("line", { class: "axis", x1: x(tick), x2: x(tick), y1: bottom, y2: bottom + 4 }));
-    parts.push(shape("text", { x: anchor === "end" ? right + 8 : x(tick), y: bottom + 17, "text-anchor": anchor }, tick.toLocaleString("en")));
+    parts.push(shape("text", { x: fits ? x(tick) : width, y: bottom + 17, "text-anchor": fits ? "middle" : "end" }, text));
   }
   parts.push(shape("line", { class: "axis", x1: MARGIN.left, x2: right, y1: bottom, y2: bottom }));
   parts.push(shape("text", { x: (MARGIN.left + right) / 2, y: height - 4, "text-anchor": "middle" }, xLabel));
-  for (const { points, kind, faint, dots } of lines) {
+  for (const { points, kind, faint, dots, scatter } of lines) {
     if (points.length > 1) {
-      const path = points.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L");
-      parts.push(shape("path", { class: `line ${kind}${faint ? " faint" : ""}`, d: `M${path}` }));
+      const path = points.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join(scatter ? "h0M" : "L");
+      const style = `line ${kind}${faint ? " faint" : ""}${scatter ? " scatter" : ""}`;
+      parts.push(shape("path", { class: style, d: `M${path}${scatter ? "h0" : ""}` }));
     }
     if (points.length === 1 || (dots && points.length * 9 < right - MARGIN.left))
       for (const [a, b] of points) parts.push(shape("circle", { class: `point ${kind}`, cx: x(a), cy: y(b), r: 2.5 }));
