@@ -16,6 +16,7 @@ from minifocal.data.dataset import Dataset
 from minifocal.errors import one_line
 from minifocal.models.config import FOCAL
 from minifocal.models.focalnet import FocalNet
+from minifocal.threads import one_blas_thread
 from minifocal.training.listener import Listener
 from minifocal.training.step import StepRecord, load_batch
 from minifocal.training.trainer import Trainer
@@ -240,7 +241,7 @@ def look(trainer: Trainer, chosen: np.ndarray) -> dict[str, Any]:
     model, data = trainer.model, trainer.validation
     assert isinstance(model, FocalNet)
     images, _ = load_batch(model, data, trainer.standardize, data.images[chosen], data.labels[chosen])
-    with overflow_is_looked_for():
+    with overflow_is_looked_for(), one_blas_thread():  # so few images are done before threads have met
         logits, cache = model.forward(images)
         guesses = _guesses(as_numpy(logits).astype(np.float64), data.class_names)
         by_image = [block_maps(model, cache, at) for at in range(len(chosen))]

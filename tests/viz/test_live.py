@@ -3,8 +3,11 @@
 import base64
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import closing, suppress
 
@@ -534,3 +537,20 @@ def test_whatever_ends_a_run_the_view_says_it_and_closes(error, tmp_path, capsys
     assert status["kind"] == ("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
     assert view.title == str(tmp_path)
     assert set(threading.enumerate()) <= before
+
+
+def test_ctrl_c_stops_the_run_and_its_readers_hear_it(tmp_path):
+    command = ["train", "--out", str(tmp_path / "run"), "--live", *QUICK, "--epochs", "10000"]
+    with subprocess.Popen([sys.executable, "-m", "minifocal", *command], stdout=subprocess.PIPE, text=True) as process:
+        port = next(int(re.search(r":(\d+)/", line)[1]) for line in process.stdout if line.startswith("live view: "))
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(f"GET /events HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+            with connection.makefile("rb") as answer:
+                while b'"epochs":[{"epoch":1,' not in answer.readline():
+                    pass
+                process.send_signal(signal.SIGINT)
+                rest = answer.read()
+        assert "go on with: " in process.stdout.read()
+    assert process.returncode == 130
+    assert b'"status":{"kind":"stopped","text":"stopped and saved after a step; it can be resumed"}' in rest
+    assert rest.endswith(b"event: over\ndata: {}\n\n")

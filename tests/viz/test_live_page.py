@@ -129,7 +129,7 @@ def test_a_page_shows_the_run_as_it_goes_on_and_stays_when_it_is_over(visit, mod
         view.end()
     page = visitor.page
     expect(page.locator("#status-text")).to_have_text("The run is over: all epochs are done.")
-    expect(page.locator("#summary")).to_contain_text("The run is over.")
+    expect(page.locator("#summary")).to_contain_text("The run is over: all epochs are done.")
     check_numbers(page, trainer)  # the server has gone; the page has it all
     check_gates(page, trainer, 0)
     assert page.locator("h1").inner_text() == f"runs/{SCRIPT}"

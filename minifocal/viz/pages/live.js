@@ -35,21 +35,21 @@ function floats(text) {
 let link = "open"; // or "lost"
 let over = false;
 
+// What became of the run: a kind, and a sentence.
+function fate() {
+  const told = page.status || { kind: "waiting", text: "waiting for the run" };
+  const running = told.kind === "waiting" || told.kind === "training";
+  if (told.kind === "failed") return { kind: "failed", text: `The run is over, it failed: ${told.text}` };
+  if (!running) return { kind: told.kind, text: `The run is over: ${told.text}.` };
+  if (over) return { kind: "stopped", text: "The run is over; it did not say how it ended." };
+  if (link === "open") return told;
+  return { kind: "lost", text: "The run does not answer: it was ended, or its machine sleeps. Shown is what came last; trying again." };
+}
+
 function showStatus() {
-  const { kind, text } = page.status || { kind: link === "lost" || over ? "training" : "waiting", text: "waiting for the run" };
-  const words = {
-    waiting: text,
-    training: text,
-    finished: `The run is over: ${text}.`,
-    stopped: `The run is over: ${text}.`,
-    failed: `The run is over, it failed: ${text}`,
-  };
-  let [shown, sentence] = [kind, words[kind]];
-  if (kind === "training" && over) [shown, sentence] = ["stopped", "The run is over; it did not say how it ended."];
-  else if (kind === "training" && link === "lost")
-    [shown, sentence] = ["lost", "The run does not answer: it was ended, or its machine sleeps. Shown is what came last; trying again."];
-  at("status").dataset.kind = shown;
-  write("status-text", sentence);
+  const { kind, text } = fate();
+  at("status").dataset.kind = kind;
+  write("status-text", text);
 }
 
 function duration(seconds) {
@@ -65,7 +65,8 @@ function showNow() {
   const last = epochs[epochs.length - 1];
   write("title", run.title || "A run");
   write("network", run.network);
-  write("now-epoch", `${Math.min(run.epochs, Math.floor(step / run.steps_per_epoch) + (step % run.steps_per_epoch ? 1 : step ? 0 : 1))} of ${count(run.epochs)}`);
+  const epoch = Math.max(1, Math.ceil(step / run.steps_per_epoch)); // under way, or just done
+  write("now-epoch", `${count(epoch)} of ${count(run.epochs)}`);
   write("now-step", `${count(step)} of ${count(run.total_steps)}`);
   if (now) {
     write("now-loss", nats(now.loss));
@@ -85,7 +86,7 @@ function showNow() {
 }
 
 function showEpochs() {
-  const { run, epochs, status } = page;
+  const { run, epochs } = page;
   const rows = at("epochs");
   if (rows.childElementCount > epochs.length) rows.replaceChildren();
   for (const record of epochs.slice(rows.childElementCount)) {
@@ -93,9 +94,9 @@ function showEpochs() {
     rows.prepend(element("tr", {}, element("th", { scope: "row" }, count(record.epoch)), ...cells.map((cell) => element("td", {}, cell))));
   }
   const last = epochs[epochs.length - 1];
-  const end = status.kind === "training" ? "" : " The run is over.";
-  if (last)
-    write("summary", `Epoch ${last.epoch} of ${run.epochs}: training loss ${nats(last.train_loss)}, accuracy ${percent(last.train_accuracy)}; validation loss ${nats(last.val_loss)}, accuracy ${percent(last.val_accuracy)}.${end}`);
+  const numbers = last ? `Epoch ${last.epoch} of ${run.epochs}: training loss ${nats(last.train_loss)}, accuracy ${percent(last.train_accuracy)}; validation loss ${nats(last.val_loss)}, accuracy ${percent(last.val_accuracy)}.` : "";
+  const { kind, text } = fate();
+  write("summary", kind === "training" || kind === "waiting" ? numbers : `${numbers} ${text}`); // read aloud when it changes
   at("messages").hidden = !page.messages.length;
   at("messages").replaceChildren(...page.messages.map((message) => element("li", {}, message)));
 }
@@ -132,7 +133,10 @@ function picture(width, height, colour) {
   const canvas = element("canvas", { role: "img" });
   [canvas.width, canvas.height] = [width, height];
   const pixels = new ImageData(width, height);
-  for (let index = 0; index < width * height; index++) pixels.data.set([...colour(index), 255], 4 * index);
+  for (let index = 0; index < width * height; index++) {
+    const [red, green, blue] = colour(index);
+    pixels.data.set([red, green, blue, 255], 4 * index);
+  }
   canvas.getContext("2d").putImageData(pixels, 0, 0);
   return canvas;
 }
@@ -166,8 +170,9 @@ function showRow(block, row) {
     const values = floats(text);
     const canvas = picture(block.width, block.height, (token) => colourOf(values[token], low, high, table));
     const finite = values.filter(Number.isFinite);
+    const extreme = (choose, start) => number(finite.reduce((found, value) => choose(found, value), start));
     const mean = finite.reduce((sum, value) => sum + value, 0) / finite.length;
-    const range = `mean ${number(mean)}, from ${number(Math.min(...finite))} to ${number(Math.max(...finite))}`;
+    const range = `mean ${number(mean)}, from ${extreme(Math.min, Infinity)} to ${extreme(Math.max, -Infinity)}`;
     canvas.setAttribute("aria-label", `${row.name}, ${block.name}, image ${index + 1} (${run.images[index].class}): ${range}`);
     canvas.addEventListener("pointermove", (event) => {
       const box = canvas.getBoundingClientRect();
@@ -219,7 +224,7 @@ function receive({ kind, values }) {
   if (kind === "lost" || kind === "over" || kind === "open") {
     link = kind === "lost" ? "lost" : "open";
     over = kind === "over";
-    showSoon([showStatus]);
+    showSoon(page.status ? [showStatus, showEpochs] : [showStatus]);
     return;
   }
   if (kind === "append") for (const [name, items] of Object.entries(values)) page[name].push(...items);
