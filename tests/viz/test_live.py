@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,15 +94,23 @@ def test_a_change_larger_than_all_that_is_kept_still_arrives(monkeypatch):
         assert parse(next(events))[1:] == ("document", {"text": "x" * 1000})
 
 
-def test_readers_are_told_when_it_is_over_and_late_ones_too():
-    document = Document(number=1)
+def test_readers_are_told_when_it_is_over_and_waited_for_and_late_ones_told_too(monkeypatch):
+    monkeypatch.setattr(live_server, "FAREWELL_SECONDS", 60.0)
+    document, order = Document(number=1), []
+
+    def close():
+        document.close()
+        order.append("closed")
+
     with closing(document.read()) as events:
         next(events)
-        closer = threading.Thread(target=document.close)
-        closer.start()  # it waits for this reader
+        closer = threading.Thread(target=close)
+        closer.start()
         assert parse(next(events))[1] == "over"
+        order.append("told")
         assert next(events, None) is None
-        closer.join()
+    closer.join()
+    assert order == ["told", "closed"]
     late = list(document.read())
     assert [parse(event)[1] for event in late] == ["document", "over"]
 
@@ -167,6 +177,13 @@ PATHS = (
     *("/live.html", "/../live.py", "/..%2flive.py", "/%2e%2e/live.py", "//etc/passwd", "/pages/live.js", "/events/"),
     *("/live.js/", "/./live.js", "/LIVE.JS", "/live.js%00", "/favicon.ico", "*", "http://127.0.0.1/live.js", "/\xff"),
 )
+
+
+def test_every_file_is_part_of_the_package():
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "viz/pages/*" in settings["tool"]["setuptools"]["package-data"]["minifocal"]
+    names = {path.name for path in live_server.PAGES.iterdir()}
+    assert {name for name, _ in live_server.FILES.values()} <= names
 
 
 @pytest.mark.parametrize("host", HOSTS)

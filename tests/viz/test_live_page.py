@@ -255,13 +255,17 @@ def test_many_tabs_share_a_stream_and_all_hear_of_the_end(visit):
 
 def test_a_browser_without_shared_workers_has_a_stream_of_its_own(visit):
     view, visitor = LiveView("x"), visit()
-    visitor.page.add_init_script("delete window.SharedWorker")
+    visitor.page.add_init_script(
+        "delete window.SharedWorker; const sources = [], Real = EventSource;"
+        "window.EventSource = class extends Real { constructor(url) { super(url); sources.push(this); } }"
+    )
     with LiveServer(view.document) as server:
         trainer = run(view, lambda record: check_numbers(visitor.page, trainer))
         visitor.open(server.url)
         trainer.fit()
         view.end()
     expect(visitor.page.locator("#status")).to_have_attribute("data-kind", "finished")
+    assert visitor.page.evaluate("sources.map(source => source.readyState)") == [2]  # closed: it will not ask again
     assert f"{server.url}events" in visitor.requests
     assert visitor.complaints == []
 
