@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minifocal import functional
-from minifocal.arrays import Array
+from minifocal.arrays import Array, overflow_is_looked_for
 from minifocal.errors import InputError
 from minifocal.functional.add import add
 from minifocal.functional.cross_entropy import cross_entropy_backward, cross_entropy_forward
@@ -100,7 +100,7 @@ def record(model: FocalNet, images: Array, labels: Array) -> Recording:
         model: with the table "reference", on the CPU, in float64, and with a classifier; its gradients are cleared.
         images: (1, in_chans, H, W). labels: (1,).
     Raises:
-        InputError: another table, device or dtype, or no classifier.
+        InputError: another table, device or dtype, no classifier, or an answer that is not finite.
     """
     if model.ops.name != "reference" or model.ops.precision != "float32" or model.dtype != "float64":
         raise InputError(
@@ -111,11 +111,13 @@ def record(model: FocalNet, images: Array, labels: Array) -> Recording:
         raise InputError("this network has no classifier, so there is no loss to go back from")
     model.zero_grad()
     recorder = _Recorder(model)
-    with recorder.listening():
+    with recorder.listening(), overflow_is_looked_for():
         logits, cache = model.forward(images)
         loss, loss_cache = cross_entropy_forward(logits, labels)
         dlogits = cross_entropy_backward(loss_cache)
         model.backward(dlogits, cache)
+    if not all(np.isfinite(array).all() for array in (logits, loss)):
+        raise InputError("the network's answer to this image is not finite: its weights or the image are too large")
     calls = tuple(call for made in recorder.root.inside if (call := _simplified(made)) is not None)
     return Recording(model, logits, float(loss), calls)
 

@@ -145,6 +145,14 @@ def test_another_precision_or_table_is_refused(images, other, message):
         record(network("focal", **other), images, np.array([0]))
 
 
+def test_an_answer_that_is_not_finite_is_refused(images):
+    model = network("focal")
+    model.layers[0].blocks[0].mlp.fc2.weight.data *= 1e200
+    model.layers[0].blocks[0].mlp.fc1.weight.data *= 1e200
+    with pytest.raises(InputError, match="not finite"):
+        record(model, images, np.array([0]))
+
+
 def test_a_network_without_a_classifier_is_refused(images):
     config = mf.FocalNetConfig(modulation="focal", **{**SHAPE, "num_classes": 0})
     with pytest.raises(InputError, match="no classifier"):
