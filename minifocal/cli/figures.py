@@ -1,34 +1,206 @@
-"""`minifocal figures`: draw every file in figures/ again."""
+"""`minifocal figures`: draw every file in figures/ again, and measure what is drawn."""
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from minifocal.bench import report, scaling
+from minifocal.cli.common import progress_bar, split_validation
+from minifocal.cli.recipes import recipe_for
+from minifocal.data import digits_splits, shapes_splits
+from minifocal.errors import InputError
+from minifocal.models.config import FOCAL, SIGMOID_GATE, FocalNetConfig
+from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
+from minifocal.training.train_config import TrainConfig
+from minifocal.viz import records, run_pictures, step_pictures, training_pictures, watched_run
+from minifocal.viz.block_picture import draw_block
 from minifocal.viz.pictures import draw_architecture
 from minifocal.viz.speed_pictures import draw_scaling, draw_speeds
 
-HELP = "draw the pictures of the README again"
-EXAMPLE = "minifocal figures --out figures"
+HELP = "draw the pictures of the README again, or measure them again first"
+EXAMPLE = "minifocal figures --measure gradcheck"
 
-ARCHITECTURE = "architecture.png"
-SPEEDS, SCALING = "bench.json", "scaling.json"  # what minifocal bench measured, kept beside the pictures
+PNG, BOTH = (".png",), (".png", ".svg")
+SEEDS = (0, 1, 2, 3, 4)  # those of the README's table
+SHAPES_SIZE = 64  # pixels; twice the recipe's, for maps of 16 × 16 tokens
+
+Progress = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A record beside the pictures.
+
+    Attributes:
+        measure: makes it; calls progress `count` times.
+        count: of calls.
+    """
+
+    measure: Callable[[Progress], dict[str, Any]]
+    count: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture.
+
+    Attributes:
+        draw: writes it to a path, from what `read` gave.
+        kinds: suffixes of its files.
+        record: name of what it is drawn from, a path relative to the folder of pictures; "" where a model is drawn.
+        read: gives what is drawn; it takes the path of the record, and the command that writes the record again.
+    """
+
+    draw: Callable[[Any, Path], None]
+    kinds: tuple[str, ...] = PNG
+    record: str = ""
+    read: Callable[[Path, str], Any] = lambda path, again: None
+
+    def files(self, name: str) -> list[str]:
+        """The names of its files."""
+        return [name + kind for kind in self.kinds]
+
+
+def _of(convert: Callable[[dict[str, Any]], Any]) -> Callable[[Path, str], Any]:
+    return lambda path, again: records.read_record(path, convert, again)
+
+
+FIGURES = {
+    "architecture": Figure(lambda _, path: draw_architecture(create_model(ARCHITECTURE, init="zeros"), path), BOTH),
+    "block": Figure(lambda _, path: draw_block(FocalNet(BLOCK, init="lecun", ops="reference"), path), BOTH),
+    "gradcheck": Figure(step_pictures.draw_steps, BOTH, "gradcheck.json", _of(step_pictures.read_steps)),
+    "receptive_fields": Figure(run_pictures.draw_fields, PNG, "shapes.json", _of(watched_run.read_run)),
+    "gates": Figure(run_pictures.draw_gates, PNG, "shapes.json", _of(watched_run.read_run)),
+    "training": Figure(training_pictures.draw_trainings, PNG, "training.json", _of(training_pictures.read_trainings)),
+    "ablation": Figure(
+        training_pictures.draw_ablation, PNG, "../tutorials/data/ablation.json", _of(training_pictures.read_ablation)
+    ),
+    "bench": Figure(
+        lambda read, path: draw_speeds(*read, path),
+        record="bench.json",
+        read=lambda path, again: report.read_json(path, report.speeds),
+    ),
+    "scaling": Figure(
+        draw_scaling,
+        record="scaling.json",
+        read=lambda path, again: report.read_json(path, scaling.scaling_series),
+    ),
+}
+"""Every picture in figures/, by name."""
+
+ARCHITECTURE = "focalnet_tiny_srf"
+BLOCK = FocalNetConfig(  # sizes all different, so that a shape tells what an array is
+    image_size=(20, 16), embed_dim=6, depths=(1,), mlp_ratio=3.0, focal_levels=(2,), focal_windows=(3,), num_classes=0
+)
+
+
+def _count_shapes() -> int:
+    return recipe_for("shapes").choose(FOCAL)[1].epochs
+
+
+def _measure_shapes(progress: Progress) -> dict[str, Any]:
+    splits = shapes_splits(size=SHAPES_SIZE)
+    train, validation = split_validation(splits)
+    network, config = recipe_for("shapes").choose(FOCAL)
+    model = network.build(FOCAL, splits.train, seed=0)
+    return watched_run.measure_run(model, train, validation, splits.test, config, progress)
+
+
+def _count_training() -> int:
+    return len(SEEDS) * sum(recipe_for("digits").choose(name)[1].epochs for name in (FOCAL, SIGMOID_GATE))
+
+
+def _measure_training(progress: Progress) -> dict[str, Any]:
+    splits = digits_splits()
+    train, validation = split_validation(splits)
+
+    def build(modulation: str, seed: int) -> tuple[FocalNet, TrainConfig]:
+        network, config = recipe_for("digits").choose(modulation)
+        return network.build(modulation, splits.train, seed=seed), replace(config, seed=seed)
+
+    data = train, validation, splits.test
+    return training_pictures.measure_trainings(build, (FOCAL, SIGMOID_GATE), SEEDS, data, progress)
+
+
+MEASURED = {
+    "gradcheck.json": Measured(step_pictures.measure_steps, step_pictures.count_steps),
+    "shapes.json": Measured(_measure_shapes, _count_shapes),
+    "training.json": Measured(_measure_training, _count_training),
+}
+"""The records that this command measures."""
+
+ELSEWHERE = {
+    "bench.json": "minifocal bench --workload all --json",
+    "scaling.json": "minifocal bench --scaling --ops numba --json",
+    "../tutorials/data/ablation.json": "tutorial 10, with LONG set in it, for",
+}
+"""The other records, and what writes them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the folder."""
+    """Add the names of the pictures, whether to measure, and the folder."""
+    names = ", ".join(FIGURES)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{names} (default: all whose numbers are there)")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure first, from fixed seeds, what the pictures named are drawn from: some minutes for all",
+    )
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="FOLDER", help="default: figures")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, and say what was drawn."""
-    path = args.out / ARCHITECTURE
-    draw_architecture(create_model("focalnet_tiny_srf", init="zeros"), path)
-    print(path)
-    if (results := args.out / SPEEDS).exists():
-        draw_speeds(*report.read_json(results, report.speeds), results.with_suffix(".png"))
-        print(results.with_suffix(".png"))
-    if (results := args.out / SCALING).exists():
-        draw_scaling(report.read_json(results, scaling.scaling_series), results.with_suffix(".png"))
-        print(results.with_suffix(".png"))
+    """Measure if asked to, draw, and say what was written."""
+    unknown = [name for name in args.names if name not in FIGURES]
+    if unknown:
+        raise InputError(f"there is no figure {unknown[0][:60]!r}; the figures are {', '.join(FIGURES)}")
+    names = list(dict.fromkeys(args.names)) or list(FIGURES)
+    if args.measure:
+        written = _records_to_measure(names, by_name=bool(args.names))
+        for record in written:
+            _measure(record, args.out / record)
+        names = [name for name in FIGURES if name in names or FIGURES[name].record in written]
+    for name in names:
+        figure = FIGURES[name]
+        path = args.out / figure.record
+        if figure.record and not path.exists():
+            if args.names:
+                raise InputError(
+                    f"{name} is drawn from {path}, which is not there; {_again(figure.record, name, path)}"
+                )
+            continue
+        drawn = figure.read(path, _again(figure.record, name, path)) if figure.record else None
+        for file in figure.files(name):
+            figure.draw(drawn, args.out / file)
+            print(args.out / file)
     return 0
+
+
+def _records_to_measure(names: list[str], by_name: bool) -> list[str]:
+    """Give the records behind these pictures; refuse, where a person has named them, those that come from elsewhere."""
+    wanted = list(dict.fromkeys(FIGURES[name].record for name in names))
+    for name in names if by_name else []:
+        if FIGURES[name].record not in MEASURED:
+            how = _again(FIGURES[name].record, name, Path("figures") / FIGURES[name].record)
+            what = how or "it is drawn from a model, and nothing is measured"
+            raise InputError(f"--measure does not measure {name}: {what}")
+    return [record for record in wanted if record in MEASURED]
+
+
+def _again(record: str, name: str, path: Path) -> str:
+    """Say how a record is written again."""
+    if record in MEASURED:
+        return f"minifocal figures --measure {name}"
+    return f"{ELSEWHERE[record]} {path}" if record in ELSEWHERE else ""
+
+
+def _measure(record: str, path: Path) -> None:
+    measured = MEASURED[record]
+    print(f"measuring {path}", flush=True)
+    with progress_bar(measured.count(), " parts") as bar:
+        found = measured.measure(bar.update)
+    records.write_record(path, found)
+    print(path, flush=True)

@@ -64,10 +64,10 @@ def draw_architecture(model: FocalNet, path: Path) -> None:
         raise InputError(
             f"the picture shows focal levels, got modulation {config.modulation!r} with {config.focal_levels}"
         )
-    figure = new_figure(11.0, 6.4)
+    figure = new_figure(8.5, 5.1)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, 110)
-    axes.set_ylim(0, 64)
+    axes.set_ylim(1.2, 67.2)
     axes.axis("off")
     _draw_network(axes, model)
     _draw_block(axes)
@@ -78,19 +78,26 @@ def draw_architecture(model: FocalNet, path: Path) -> None:
 def _draw_network(axes: "Axes", model: FocalNet) -> None:
     config = model.config
     H, W = (n // config.patch_size for n in config.image_hw)
-    boxes = [(f"image\n{config.in_chans} × {config.image_hw[0]} × {config.image_hw[1]}", "map")]
-    boxes.append((f"patches of {config.patch_size}\nlinear map, norm", "norm"))
-    for stage, (depth, dim) in enumerate(zip(config.depths, config.dims, strict=True)):
-        boxes.append((f"stage {stage + 1}: {depth} blocks\n{H >> stage} × {W >> stage} × {dim}", "focal"))
-    boxes.append((f"norm, mean\n{config.dims[-1]}", "norm"))
-    boxes.append((f"classifier\n{config.num_classes}", "map"))
-    axes.text(2, 61, f"The network: {model.count_parameters():,} parameters", fontsize=11, weight="bold")
-    width = 106 / len(boxes)
-    for number, (text, kind) in enumerate(boxes):
+    boxes = [("image", f"{config.in_chans}×{config.image_hw[0]}×{config.image_hw[1]}", 0, "map")]
+    boxes.append(
+        (f"patches of {config.patch_size}", f"{H}×{W}×{config.embed_dim}", model.patch_embed.count_parameters(), "norm")
+    )
+    for number, (stage, dim) in enumerate(zip(model.layers, config.dims, strict=True)):
+        shape = f"{H >> number}×{W >> number}×{dim}"
+        boxes.append((f"stage {number + 1}\n{len(stage.blocks)} blocks", shape, stage.count_parameters(), "focal"))
+    boxes.append(("norm, mean", f"{config.dims[-1]}", model.norm.count_parameters(), "norm"))
+    if model.head is not None:
+        boxes.append(("classifier", f"{config.num_classes}", model.head.count_parameters(), "map"))
+    title = f"The network: {model.count_parameters():,} parameters"
+    axes.text(2, 65, title, fontsize=11, weight="bold", va="center")
+    width = 107.5 / len(boxes)
+    for number, (text, shape, parameters, kind) in enumerate(boxes):
         x = 2 + number * width
-        _box(axes, x, 51, width - 2.4, 7, text, kind)
+        _box(axes, x, 51.5, width - 2.2, 10, f"{text}\n{shape}", kind)
+        label = f"{parameters:,}" if number else "parameters"
+        axes.text(x + width / 2 - 1.1, 49.8, label, ha="center", va="center", fontsize=8, color=GREY)
         if number:
-            _arrow(axes, (x - 2.4, 54.5), (x, 54.5))
+            _arrow(axes, (x - 2.2, 56.5), (x, 56.5))
 
 
 def _draw_block(axes: "Axes") -> None:
@@ -147,7 +154,7 @@ def _draw_modulation(axes: "Axes", kernels: tuple[int, ...]) -> None:
     )
     for row, formula in enumerate(formulas):
         axes.text(40, 9.5 - 3 * row, formula)
-    axes.text(76, 9.5, "One gate a level and token, shared over channels.", color=ORANGE, fontsize=8)
+    axes.text(76, 6.5, "One gate a level and token,\nshared over channels.", color=ORANGE, fontsize=8)
 
 
 def _box(axes: "Axes", x: float, y: float, width: float, height: float, text: str, kind: str) -> None:
