@@ -1,6 +1,7 @@
 """`minifocal figures`: draw every file in figures/ again, and measure what is drawn."""
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from minifocal.bench import report, scaling
 from minifocal.cli.common import progress_bar, split_validation
 from minifocal.cli.recipes import recipe_for
 from minifocal.data import digits_splits, shapes_splits
-from minifocal.errors import InputError
+from minifocal.errors import InputError, shown
 from minifocal.models.config import FOCAL, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
@@ -26,6 +27,11 @@ EXAMPLE = "minifocal figures --measure gradcheck"
 PNG, BOTH = (".png",), (".png", ".svg")
 SEEDS = (0, 1, 2, 3, 4)  # those of the README's table
 SHAPES_SIZE = 64  # pixels; twice the recipe's, for maps of 16 × 16 tokens
+
+ARCHITECTURE = "focalnet_tiny_srf"
+BLOCK = FocalNetConfig(  # sizes all different, so that a shape tells what an array is
+    image_size=(20, 16), embed_dim=6, depths=(1,), mlp_ratio=3.0, focal_levels=(2,), focal_windows=(3,), num_classes=0
+)
 
 Progress = Callable[[], object]
 
@@ -79,7 +85,7 @@ FIGURES = {
         training_pictures.draw_ablation, PNG, "../tutorials/data/ablation.json", _of(training_pictures.read_ablation)
     ),
     "bench": Figure(
-        lambda read, path: draw_speeds(*read, path),
+        lambda read, path: draw_speeds(read[0], read[1], path),
         record="bench.json",
         read=lambda path, again: report.read_json(path, report.speeds),
     ),
@@ -90,11 +96,6 @@ FIGURES = {
     ),
 }
 """Every picture in figures/, by name."""
-
-ARCHITECTURE = "focalnet_tiny_srf"
-BLOCK = FocalNetConfig(  # sizes all different, so that a shape tells what an array is
-    image_size=(20, 16), embed_dim=6, depths=(1,), mlp_ratio=3.0, focal_levels=(2,), focal_windows=(3,), num_classes=0
-)
 
 
 def _count_shapes() -> int:
@@ -133,9 +134,9 @@ MEASURED = {
 """The records that this command measures."""
 
 ELSEWHERE = {
-    "bench.json": "minifocal bench --workload all --json",
-    "scaling.json": "minifocal bench --scaling --ops numba --json",
-    "../tutorials/data/ablation.json": "tutorial 10, with LONG set in it, for",
+    "bench.json": "minifocal bench --workload all --json figures/bench.json",
+    "scaling.json": "minifocal bench --scaling --ops numba --json figures/scaling.json",
+    "../tutorials/data/ablation.json": "python tutorials/10_three_modulations.py and LONG = True in it",
 }
 """The other records, and what writes them."""
 
@@ -156,45 +157,49 @@ def run(args: argparse.Namespace) -> int:
     """Measure if asked to, draw, and say what was written."""
     unknown = [name for name in args.names if name not in FIGURES]
     if unknown:
-        raise InputError(f"there is no figure {unknown[0][:60]!r}; the figures are {', '.join(FIGURES)}")
+        raise InputError(f"there is no figure {shown(unknown[0])}; the figures are {', '.join(FIGURES)}")
     names = list(dict.fromkeys(args.names)) or list(FIGURES)
     if args.measure:
-        written = _records_to_measure(names, by_name=bool(args.names))
-        for record in written:
+        measured = _records_to_measure(names, asked_for=bool(args.names))
+        for record in measured:
             _measure(record, args.out / record)
-        names = [name for name in FIGURES if name in names or FIGURES[name].record in written]
-    for name in names:
-        figure = FIGURES[name]
-        path = args.out / figure.record
-        if figure.record and not path.exists():
-            if args.names:
-                raise InputError(
-                    f"{name} is drawn from {path}, which is not there; {_again(figure.record, name, path)}"
-                )
-            continue
-        drawn = figure.read(path, _again(figure.record, name, path)) if figure.record else None
-        for file in figure.files(name):
-            figure.draw(drawn, args.out / file)
+        names = [name for name in FIGURES if name in names or FIGURES[name].record in measured]
+    drawn = _read(names, args.out, asked_for=bool(args.names))
+    for name, content in drawn.items():
+        for file in FIGURES[name].files(name):
+            FIGURES[name].draw(content, args.out / file)
             print(args.out / file)
     return 0
 
 
-def _records_to_measure(names: list[str], by_name: bool) -> list[str]:
-    """Give the records behind these pictures; refuse, where a person has named them, those that come from elsewhere."""
-    wanted = list(dict.fromkeys(FIGURES[name].record for name in names))
-    for name in names if by_name else []:
+def _read(names: list[str], folder: Path, asked_for: bool) -> dict[str, Any]:
+    """Read what these pictures are drawn from; without a record there is no picture, unless a person asked for it."""
+    found: dict[str, Any] = {}
+    for name in names:
+        figure = FIGURES[name]
+        path = Path(os.path.normpath(folder / figure.record))
+        if not figure.record:
+            found[name] = None
+        elif path.exists():
+            found[name] = figure.read(path, _again(name))
+        elif asked_for:
+            raise InputError(f"{name} is drawn from {path}, which is not there; write it with {_again(name)}")
+    return found
+
+
+def _records_to_measure(names: list[str], asked_for: bool) -> list[str]:
+    """Give the records behind these pictures; refuse those from elsewhere, where a person asked for them."""
+    for name in names if asked_for else []:
         if FIGURES[name].record not in MEASURED:
-            how = _again(FIGURES[name].record, name, Path("figures") / FIGURES[name].record)
-            what = how or "it is drawn from a model, and nothing is measured"
-            raise InputError(f"--measure does not measure {name}: {what}")
-    return [record for record in wanted if record in MEASURED]
+            how = f"its numbers come from {_again(name)}" if FIGURES[name].record else "it is drawn from a model"
+            raise InputError(f"--measure does nothing for {name}: {how}; leave it out")
+    records_of = (FIGURES[name].record for name in names)
+    return [record for record in dict.fromkeys(records_of) if record in MEASURED]
 
 
-def _again(record: str, name: str, path: Path) -> str:
-    """Say how a record is written again."""
-    if record in MEASURED:
-        return f"minifocal figures --measure {name}"
-    return f"{ELSEWHERE[record]} {path}" if record in ELSEWHERE else ""
+def _again(name: str) -> str:
+    """Say how the record of a picture is written again."""
+    return ELSEWHERE.get(FIGURES[name].record, f"minifocal figures --measure {name}")
 
 
 def _measure(record: str, path: Path) -> None:

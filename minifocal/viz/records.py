@@ -1,7 +1,6 @@
 """What was measured for a picture, kept as JSON: a picture is drawn from its record, not from a new measurement."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,7 +51,12 @@ def positive(values: Any, *shape: int | None) -> np.ndarray:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record, a line for each list of numbers. Raises InputError where the file cannot be written."""
+    """Write a record, a line for each list of numbers.
+
+    Raises:
+        InputError: the file cannot be written.
+        ValueError: a number is not finite.
+    """
     write_bytes(path, (_lines(record) + "\n").encode())
 
 
@@ -80,6 +84,4 @@ def _lines(value: Any, indent: str = "") -> str:
         return "{\n" + ",\n".join(items) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
         return "[\n" + ",\n".join(inner + _lines(item, inner) for item in value) + f"\n{indent}]"
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"a record holds finite numbers, got {value}")
     return json.dumps(value, allow_nan=False)

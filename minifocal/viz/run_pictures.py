@@ -85,9 +85,9 @@ def draw_fields(run: WatchedRun, path: Path) -> None:
             seen = np.where(field > 0, np.maximum(field, SMALLEST_SHARE), np.nan)
             drawn = axes.imshow(seen, cmap=POSITIVE, norm=norm)
             if width is not None:
-                _outline(axes, run.token, width, LEVEL_COLOURS[column])
+                _outline(axes, run.token, width, LEVEL_COLOURS[column % len(LEVEL_COLOURS)])
             if row == 0:
-                axes.set_title(name, fontsize=9, color=LEVEL_COLOURS[column])
+                axes.set_title(name, fontsize=9, color=LEVEL_COLOURS[column % len(LEVEL_COLOURS)])
             if column == 0:
                 axes.set_ylabel(f"{when} training", fontsize=9)
             own, near = 100 * field[run.token], 100 * _within(field, run.token, 3)
@@ -114,7 +114,7 @@ def _draw_paper(axes: "Axes", run: WatchedRun) -> None:
     axes.plot(column, row, "s", ms=3, color=GREY)
     for width, colour in zip(receptive_widths(run.kernels), LEVEL_COLOURS, strict=False):
         _outline(axes, run.token, width, colour)
-        label = {"ha": "center", "va": "bottom", "fontsize": 8, "color": colour}
+        label: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": colour}
         axes.text(column, row - width / 2 - 0.3, f"{width} × {width}", **label)
     axes.set_title("on paper", fontsize=9)
     axes.set_xlabel("1 + Σ (k − 1)", fontsize=8.5)

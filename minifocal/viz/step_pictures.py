@@ -48,6 +48,7 @@ class StepErrors:
         steps: (S,), h. errors: (S,) of central differences, by the dtype in which they were computed.
         extrapolated: of central differences taken to h = 0, as gradcheck does it, in float64.
         complex_step: of the complex step, in float64.
+        slopes: a and b of the theory in float64: error = a h² where truncation rules, b / h where rounding does.
     """
 
     name: str
@@ -55,6 +56,7 @@ class StepErrors:
     errors: dict[str, np.ndarray]
     extrapolated: float
     complex_step: float
+    slopes: tuple[float, float]
 
 
 def operations(dtype: str) -> dict[str, Function]:
@@ -102,16 +104,20 @@ def count_steps() -> int:
 
 def read_steps(record: dict[str, Any]) -> list[StepErrors]:
     """Read what `measure_steps` gave, out of a record that may hold anything."""
-    return [
+    found = [
         StepErrors(
             name=str(entry["operation"]),
             steps=positive(entry["steps"], None),
             errors={dtype: positive(entry[dtype], len(entry["steps"])) for dtype in (FLOAT64, FLOAT32)},
             extrapolated=float(positive(entry["extrapolated"])),
             complex_step=float(positive(entry["complex"])),
+            slopes=fit_slopes(np.array(entry["steps"]), np.array(entry[FLOAT64])),
         )
         for entry in record["operations"]
     ]
+    if not found:
+        raise ValueError("no operation")
+    return found
 
 
 def draw_steps(measured: list[StepErrors], path: Path) -> None:
@@ -148,13 +154,13 @@ def _draw_panel(axes: "Axes", measured: StepErrors) -> None:
     )
     axes.axhline(measured.complex_step, color=GREEN, lw=1.2, ls="--", label="complex step, any h")
     axes.set_ylim(1e-17, 10)
-    truncation, rounding = slopes(measured)
+    truncation, rounding = measured.slopes
     for constant, power, text, at, align in (
-        (truncation, 2, "  truncation ∝ h²", 2e-4, {"ha": "left", "va": "top"}),
-        (rounding, -1, "rounding ∝ 1/h", 1e-11, {"ha": "right", "va": "top"}),
+        (truncation, 2, "  truncation ∝ h²", 2e-4, "left"),
+        (rounding, -1, "rounding ∝ 1/h ", 1e-9, "right"),
     ):
         axes.plot(steps, constant * steps**power, color=GREY, lw=0.8, ls=":", label="_")
-        axes.text(at, constant * at**power, text, fontsize=8.5, color=GREY, **align)
+        axes.text(at, 0.4 * constant * at**power, text, fontsize=8.5, color=GREY, ha=align, va="top")
     axes.set_title(measured.name, fontsize=10)
     axes.set_xlabel("step h", fontsize=9)
     axes.set_xticks([1e-12, 1e-9, 1e-6, 1e-3, 1])
@@ -164,9 +170,14 @@ def _draw_panel(axes: "Axes", measured: StepErrors) -> None:
     axes.grid(alpha=0.3)
 
 
-def slopes(measured: StepErrors) -> tuple[float, float]:
-    """Fit a and b of the theory in float64: error = a h² where truncation rules, b / h where rounding does."""
-    steps, errors = measured.steps, measured.errors[FLOAT64]
+def fit_slopes(steps: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+    """Fit a and b: error = a h² well above the best step, b / h well below it.
+
+    Args:
+        steps, errors: (S,).
+    Raises:
+        ValueError: the steps do not reach so far to both sides.
+    """
     best = steps[int(errors.argmin())]
     wide, narrow = (steps > 10.0 * best) & (steps < 0.1), steps < 0.1 * best
     return float(median(errors[wide] / steps[wide] ** 2)), float(median(errors[narrow] * steps[narrow]))

@@ -14,7 +14,7 @@ from minifocal.training.step import evaluate
 from minifocal.training.train_config import TrainConfig
 from minifocal.training.trainer import Listener, Trainer
 from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, save_figure
-from minifocal.viz.records import numbers, rounded
+from minifocal.viz.records import numbers, positive, rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,6 +77,8 @@ def read_trainings(record: dict[str, Any]) -> list[Trainings]:
     by_modulation: dict[str, list[dict[str, Any]]] = {}
     for run in record["runs"]:
         by_modulation.setdefault(str(run["modulation"]), []).append(run)
+    if not by_modulation:
+        raise ValueError("no run")
     return [
         Trainings(
             modulation=modulation,
@@ -125,7 +127,6 @@ def draw_trainings(recipes: Sequence[Trainings], path: Path) -> None:
         axes.set_xlim(left=1)
         axes.tick_params(labelsize=8.5)
         axes.grid(alpha=0.3)
-    losses.plot([], [], "-", color=GREY, label="_")
     styles = [losses.plot([], [], style, color=GREY)[0] for style in ("-", "--")]
     names = ["validation: mean, and each seed (thin)", "training: mean, of augmented images"]
     losses.legend(styles, names, frameon=False, fontsize=8.5)
@@ -164,8 +165,10 @@ def read_ablation(record: dict[str, Any]) -> list[Ablation]:
     found = []
     for dataset, baseline in record["nearest_neighbour"].items():
         runs = [run for run in record["runs"] if run["dataset"] == dataset]
-        rates = sorted({float(run["lr"]) for run in runs})
+        rates = sorted({float(positive(run["lr"])) for run in runs})
         names = [name for name in COLOURS if any(run["modulation"] == name for run in runs)]
+        if not names:
+            raise ValueError(f"no run of {dataset}")
 
         def of(name: str, measured_on: str, runs: list[dict[str, Any]] = runs) -> list[dict[str, Any]]:
             return [run for run in runs if (run["modulation"], run["measured_on"]) == (name, measured_on)]
@@ -229,7 +232,7 @@ def _draw_outcome(axes: "Axes", found: Ablation) -> None:
     nearest = 100 * (1 - found.baseline)
     axes.axhline(nearest, color=GREY, ls=":", lw=1, zorder=0)
     edge = len(found.test) - 0.45
-    axes.text(edge, nearest, "one nearest neighbour", color=GREY, ha="right", va="center", bbox=LABEL, fontsize=8.5)
+    axes.text(edge, 0.93 * nearest, "one nearest neighbour", color=GREY, ha="right", va="top", fontsize=8.5)
     axes.set_xticks(range(len(found.test)), list(found.test))
     axes.set_xlim(-0.5, len(found.test) - 0.4)
     axes.set_ylabel("wrong of test images (%)", fontsize=9)

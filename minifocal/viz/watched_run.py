@@ -108,6 +108,12 @@ def read_run(record: dict[str, Any]) -> WatchedRun:
     kernels = [int(k) for k in record["kernels"]]
     row, column = (int(n) for n in record["token"])
     levels = len(level_names(kernels))
+    fields = {when: numbers(record["fields"][when], levels, None, None) for when in ("before", "after")}
+    for found in fields.values():
+        if found.shape != fields["before"].shape or found.min() < 0.0 or found.sum(axis=(1, 2)).min() < 0.9:
+            raise ValueError("shares of a whole are not negative, and add up to 1")
+        if not (0 <= row < found.shape[1] and 0 <= column < found.shape[2]):
+            raise ValueError(f"the token {row, column} is not on the map")
     return WatchedRun(
         size=int(record["size"]),
         images=images,
@@ -116,7 +122,7 @@ def read_run(record: dict[str, Any]) -> WatchedRun:
         maps={name: numbers(record["maps"][name], len(images), len(epochs), None, None) for name in SHOWN},
         kernels=kernels,
         token=(row, column),
-        fields={when: numbers(record["fields"][when], levels, None, None) for when in ("before", "after")},
+        fields=fields,
         accuracy=float(numbers(record["accuracy"])),
     )
 

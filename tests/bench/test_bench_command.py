@@ -131,7 +131,8 @@ def test_figures_draws_what_was_measured_again(micro, monkeypatch, tmp_path, cap
     )
     capsys.readouterr()
     assert main(["figures", "--out", str(tmp_path)]) == 0
-    names = ["architecture.png", "bench.png", "scaling.png"]
+    kinds = [f"{name}.{kind}" for name in ("architecture", "block") for kind in ("png", "svg")]
+    names = [*kinds, "bench.png", "scaling.png"]
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / name) for name in names]
     assert all((tmp_path / name).is_file() for name in names)
 

@@ -18,8 +18,6 @@ import minifocal as mf
 from minifocal.cli import COMMANDS, main
 from minifocal.data import digits_splits, load_splits
 
-FIGURES = Path(__file__).parents[2] / "figures"
-
 # A network of a moment: what is tested here is the command, not how well it learns.
 QUICK = ["--epochs", "1", "--hidden-size", "4", "--layers", "1", "--warmup-steps", "2"]
 
@@ -265,12 +263,6 @@ def test_doctor_names_versions_blas_and_what_is_missing(capsys):
     out = capsys.readouterr().out
     for word in (f"numpy {np.__version__}", "BLAS: ", "numba: ", "GPU: ", "ops: reference"):
         assert word in out
-
-
-def test_figures_draws_the_picture_of_the_readme_again(tmp_path, capsys):
-    assert main(["figures", "--out", str(tmp_path)]) == 0
-    with Image.open(tmp_path / "architecture.png") as new, Image.open(FIGURES / "architecture.png") as kept:
-        assert new.size == kept.size
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["data", "fetch"]])
