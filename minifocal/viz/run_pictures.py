@@ -71,10 +71,10 @@ def draw_fields(run: WatchedRun, path: Path) -> None:
 
     names = level_names(run.kernels)
     widths = [*receptive_widths(run.kernels), None, None]
-    figure = new_figure(8.5, 4.7)
+    figure = new_figure(8.5, 4.6)
     grid = figure.add_gridspec(
-        2, len(names) + 3, width_ratios=[1, 0.08, *[1] * len(names), 0.06], left=0.065, right=0.925, top=0.84,
-        bottom=0.12, wspace=0.13, hspace=0.34,
+        2, len(names) + 3, width_ratios=[1, 0.08, *[1] * len(names), 0.06], left=0.065, right=0.925, top=0.87,
+        bottom=0.125, wspace=0.13, hspace=0.34,
     )  # fmt: skip
     _draw_paper(figure.add_subplot(grid[0, 0]), run)
     _draw_reach(figure.add_subplot(grid[1, 0]), run)
@@ -91,7 +91,7 @@ def draw_fields(run: WatchedRun, path: Path) -> None:
             if column == 0:
                 axes.set_ylabel(f"{when} training", fontsize=9)
             own, near = 100 * field[run.token], 100 * _within(field, run.token, 3)
-            axes.set_xlabel(f"itself {own:.2g} %\n3 × 3 {near:.3g} %", fontsize=8.5)
+            axes.set_xlabel(f"itself: {own:.2g} %\n3 × 3: {near:.3g} %", fontsize=8.5)
     bar = figure.colorbar(drawn, cax=figure.add_subplot(grid[:, -1]))
     bar.set_label("share of the whole gradient (white: exactly 0)", fontsize=8.5)
     bar.ax.tick_params(labelsize=8)
@@ -99,6 +99,7 @@ def draw_fields(run: WatchedRun, path: Path) -> None:
     figure.suptitle(
         f"Whom the token in the middle of {H} × {W} depends on in the first block: |gradient| by patches of the image",
         fontsize=9.5,
+        y=0.985,
     )
     save_figure(figure, path)
 

@@ -139,7 +139,7 @@ def _percent_axis(axes: "Axes") -> None:
     """Logarithmic above 1 %, linear below: runs without a mistake have a place, too."""
     axes.set_yscale("symlog", linthresh=1)
     axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
-    axes.set_ylim(0, 100)
+    axes.set_ylim(-0.06, 100)  # room for the dots at 0
 
 
 @dataclass(frozen=True)
