@@ -12,6 +12,7 @@ from minifocal.cli.common import progress_bar, split_validation
 from minifocal.cli.recipes import recipe_for
 from minifocal.data import digits_splits, shapes_splits
 from minifocal.errors import InputError, shown
+from minifocal.files import saving
 from minifocal.models.config import FOCAL, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
@@ -204,6 +205,8 @@ def _again(name: str) -> str:
 
 def _measure(record: str, path: Path) -> None:
     measured = MEASURED[record]
+    with saving(path):
+        pass  # a folder that cannot be made is found out before the minutes of work
     print(f"measuring {path}", flush=True)
     with progress_bar(measured.count(), " parts") as bar:
         found = measured.measure(bar.update)

@@ -47,7 +47,9 @@ def draw_gates(run: WatchedRun, path: Path) -> None:
             bar.ax.tick_params(labelsize=8, pad=1.5, length=2)
             bar.locator = _few_ticks()
             bar.update_ticks()
-    heading = f"{run.block}, trained on shapes to {100 * run.accuracy:.1f} % of the test images; one scale for each row"
+    heading = (
+        f"{run.block}, trained on shapes ({100 * run.accuracy:.1f} % of the test images right); one scale for each row"
+    )
     figure.suptitle(heading, fontsize=9.5, y=1 - 0.12 / height, va="top")
     save_figure(figure, path)
 

@@ -102,6 +102,15 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_made(tmp_path, caps
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setitem(
+        MEASURED, "gradcheck.json", figures.Measured(lambda progress: pytest.fail("measured"), lambda: 1)
+    )
+    assert main(["figures", "--measure", "gradcheck", "--out", str(tmp_path / "file" / "figures")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
 def damaged(record):
     """Records that are no longer what they were, in many ways."""
     yield b"{"
