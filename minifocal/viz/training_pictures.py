@@ -128,7 +128,7 @@ def draw_trainings(recipes: Sequence[Trainings], path: Path) -> None:
         axes.tick_params(labelsize=8.5)
         axes.grid(alpha=0.3)
     styles = [losses.plot([], [], style, color=GREY)[0] for style in ("-", "--")]
-    names = ["validation: mean, and each seed (thin)", "training: mean, of augmented images"]
+    names = ["validation: mean, and each seed (thin)", "training: mean; augmented, smoothed labels"]
     losses.legend(styles, names, frameon=False, fontsize=8.5)
     figure.legend(*errors.get_legend_handles_labels(), loc="upper center", frameon=False, fontsize=8.5)
     figure.tight_layout(rect=(0, 0, 1, 0.97 - 0.05 * len(recipes)))
