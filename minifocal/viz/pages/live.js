@@ -94,9 +94,8 @@ function showEpochs() {
     rows.prepend(element("tr", {}, element("th", { scope: "row" }, count(record.epoch)), ...cells.map((cell) => element("td", {}, cell))));
   }
   const last = epochs[epochs.length - 1];
-  const numbers = last ? `Epoch ${last.epoch} of ${run.epochs}: training loss ${nats(last.train_loss)}, accuracy ${percent(last.train_accuracy)}; validation loss ${nats(last.val_loss)}, accuracy ${percent(last.val_accuracy)}.` : "";
-  const { kind, text } = fate();
-  write("summary", kind === "training" || kind === "waiting" ? numbers : `${numbers} ${text}`); // read aloud when it changes
+  if (last)
+    write("summary", `Epoch ${last.epoch} of ${run.epochs}: training loss ${nats(last.train_loss)}, accuracy ${percent(last.train_accuracy)}; validation loss ${nats(last.val_loss)}, accuracy ${percent(last.val_accuracy)}.`);
   at("messages").hidden = !page.messages.length;
   at("messages").replaceChildren(...page.messages.map((message) => element("li", {}, message)));
 }
@@ -205,7 +204,7 @@ function showGates() {
 
 // Following the run
 
-const shows = { status: [showStatus, showNow, showEpochs], run: [showNow, showEpochs, showCurves, showGates], now: [showNow], epochs: [showNow, showEpochs, showCurves], points: [showCurves], messages: [showEpochs], gates: [showGates] };
+const shows = { status: [showStatus, showNow], run: [showNow, showEpochs, showCurves, showGates], now: [showNow], epochs: [showNow, showEpochs, showCurves], points: [showCurves], messages: [showEpochs], gates: [showGates] };
 const waiting = new Set();
 
 function showSoon(functions) {
@@ -224,7 +223,7 @@ function receive({ kind, values }) {
   if (kind === "lost" || kind === "over" || kind === "open") {
     link = kind === "lost" ? "lost" : "open";
     over = kind === "over";
-    showSoon(page.status ? [showStatus, showEpochs] : [showStatus]);
+    showSoon([showStatus]);
     return;
   }
   if (kind === "append") for (const [name, items] of Object.entries(values)) page[name].push(...items);
