@@ -22,6 +22,7 @@ FILES = {
     "/live.css": ("live.css", "text/css; charset=utf-8"),
     "/live_feed.js": ("live_feed.js", "text/javascript; charset=utf-8"),
     "/live_curves.js": ("live_curves.js", "text/javascript; charset=utf-8"),
+    "/live_gates.js": ("live_gates.js", "text/javascript; charset=utf-8"),
     "/live.js": ("live.js", "text/javascript; charset=utf-8"),
     "/live.svg": ("live.svg", "image/svg+xml"),
 }

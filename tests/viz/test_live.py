@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from live_runs import NAMES, SCRIPT, data, make_trainer, network
 
+from minifocal.arrays import as_numpy
 from minifocal.cli import main
 from minifocal.cli.live import live_view
 from minifocal.errors import InputError
@@ -571,3 +572,18 @@ def test_ctrl_c_stops_the_run_and_its_readers_hear_it(tmp_path):
     assert process.returncode == 130
     assert b'"status":{"kind":"stopped","text":"stopped and saved after a step; it can be resumed"}' in rest
     assert rest.endswith(b"event: over\ndata: {}\n\n")
+
+
+def test_a_run_on_a_device_is_watched_and_ends_with_the_same_bits(cuda_on_host, look_always):
+    """There, steps are heard of late, many at once; the gates are those of the weights at that moment."""
+    view = LiveView()
+    alone = make_trainer(model=network(device="cuda"))
+    watched = make_trainer(view, model=network(device="cuda"))
+    alone.fit()
+    watched.fit()
+    view.end()
+    for ours, theirs in zip(arrays(alone), arrays(watched), strict=True):
+        np.testing.assert_array_equal(as_numpy(ours), as_numpy(theirs))
+    seen = follow(view.document)
+    assert [point[0] for point in seen["points"]] == list(range(1, 13))
+    assert seen["gates"]["step"] == 12

@@ -133,7 +133,7 @@ def test_a_page_shows_the_run_as_it_goes_on_and_stays_when_it_is_over(visit, mod
     check_numbers(page, trainer)  # the server has gone; the page has it all
     check_gates(page, trainer, 0)
     assert page.locator("h1").inner_text() == f"runs/{SCRIPT}"
-    assert page.locator("script").count() == 3
+    assert page.locator("script").count() == 4
     assert "broken" not in page.title().split("–")[0]
     assert page.title().startswith("4/4, ")
     assert all(asked.startswith(server.url) for asked in visitor.requests)
@@ -283,9 +283,11 @@ def test_a_run_that_dies_is_missed_and_found_again(visit, monkeypatch):
     expect(status).to_contain_text("The run does not answer")
     again = LiveView("resumed")
     with LiveServer(again.document, server.server_port):
-        run(again).fit()
+        resumed = run(again, lr=0.01)
+        resumed.fit()
         expect(status).to_have_attribute("data-kind", "training")
         expect(visitor.page.locator("h1")).to_have_text("resumed")
+        check_numbers(visitor.page, resumed)
         again.end()
     expect(status).to_have_attribute("data-kind", "finished")
 

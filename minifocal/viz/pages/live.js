@@ -21,15 +21,6 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-function bytes(text) {
-  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-}
-
-function floats(text) {
-  const view = new DataView(bytes(text).buffer);
-  return Float32Array.from({ length: view.byteLength / 4 }, (_, index) => view.getFloat32(4 * index, true));
-}
-
 // Status, numbers and table
 
 let link = "open"; // or "lost"
@@ -43,7 +34,8 @@ function fate() {
   if (!running) return { kind: told.kind, text: `The run is over: ${told.text}.` };
   if (over) return { kind: "stopped", text: "The run is over; it did not say how it ended." };
   if (link === "open") return told;
-  return { kind: "lost", text: "The run does not answer: it was ended, or its machine sleeps. Shown is what came last; trying again." };
+  const text = "The run does not answer: it was ended, or its machine sleeps. Shown is what came last; trying again.";
+  return { kind: "lost", text };
 }
 
 function showStatus() {
@@ -76,7 +68,8 @@ function showNow() {
   if (last) {
     write("now-val-loss", nats(last.val_loss));
     write("now-val-accuracy", percent(last.val_accuracy));
-    write("now-left", status.kind === "training" ? duration((run.total_steps - step) * (last.seconds / run.steps_per_epoch)) : "–");
+    const left = (run.total_steps - step) * (last.seconds / run.steps_per_epoch);
+    write("now-left", status.kind === "training" ? duration(left) : "–");
   }
   at("bar").setAttribute("aria-valuemax", run.total_steps);
   at("bar").setAttribute("aria-valuenow", step);
@@ -88,14 +81,27 @@ function showNow() {
 function showEpochs() {
   const { run, epochs } = page;
   const rows = at("epochs");
-  if (rows.childElementCount > epochs.length) rows.replaceChildren();
+  const hundredths = (share) => (100 * share).toFixed(2);
   for (const record of epochs.slice(rows.childElementCount)) {
-    const cells = [nats(record.train_loss), (100 * record.train_accuracy).toFixed(2), nats(record.val_loss), (100 * record.val_accuracy).toFixed(2), rate(record.lr), count(Math.round(record.images_per_second))];
-    rows.prepend(element("tr", {}, element("th", { scope: "row" }, count(record.epoch)), ...cells.map((cell) => element("td", {}, cell))));
+    const cells = [
+      nats(record.train_loss),
+      hundredths(record.train_accuracy),
+      nats(record.val_loss),
+      hundredths(record.val_accuracy),
+      rate(record.lr),
+      count(Math.round(record.images_per_second)),
+    ];
+    const head = element("th", { scope: "row" }, count(record.epoch));
+    rows.prepend(element("tr", {}, head, ...cells.map((cell) => element("td", {}, cell))));
   }
   const last = epochs[epochs.length - 1];
-  if (last)
-    write("summary", `Epoch ${last.epoch} of ${run.epochs}: training loss ${nats(last.train_loss)}, accuracy ${percent(last.train_accuracy)}; validation loss ${nats(last.val_loss)}, accuracy ${percent(last.val_accuracy)}.`);
+  if (!last) return;
+  const training = `training loss ${nats(last.train_loss)}, accuracy ${percent(last.train_accuracy)}`;
+  const validation = `validation loss ${nats(last.val_loss)}, accuracy ${percent(last.val_accuracy)}`;
+  write("summary", `Epoch ${last.epoch} of ${run.epochs}: ${training}; ${validation}.`);
+}
+
+function showMessages() {
   at("messages").hidden = !page.messages.length;
   at("messages").replaceChildren(...page.messages.map((message) => element("li", {}, message)));
 }
@@ -105,106 +111,42 @@ function showCurves() {
   if (!run.total_steps) return;
   const byEpoch = document.querySelector("[name=axis]:checked").value === "epoch";
   const scale = byEpoch ? run.steps_per_epoch : 1;
-  const along = (column, number = (value) => value) => points.map((point) => [point[0] / scale, number(point[column])]);
-  const after = (key, number = (value) => value) => epochs.map((record) => [(record.epoch * run.steps_per_epoch) / scale, number(record[key])]);
+  const axis = { xLabel: byEpoch ? "epoch" : "step", xHigh: run.total_steps / scale };
+  const same = (value) => value;
   const wrong = (accuracy) => 100 * (1 - accuracy);
-  const axis = { xLabel: byEpoch ? "epoch" : "step", xHigh: run.total_steps / scale, wholeX: true };
-  const three = (column, key, number, scatter) => [
-    { points: along(column, number), kind: "training", faint: true, scatter },
-    { points: after(`train_${key}`, number), kind: "training" },
-    { points: after(`val_${key}`, number), kind: "validation", dots: true },
+  const bySteps = (column, as) => points.map((point) => [point[0] / scale, as(point[column])]);
+  const byEpochs = (key, as) => epochs.map((record) => [(record.epoch * run.steps_per_epoch) / scale, as(record[key])]);
+  const three = (column, key, as, scatter) => [
+    { points: bySteps(column, as), kind: "training", faint: true, scatter },
+    { points: byEpochs(`train_${key}`, as), kind: "training" },
+    { points: byEpochs(`val_${key}`, as), kind: "validation", dots: true },
   ];
   write("stride", stride === 1 ? "each step" : `mean of ${count(stride)} steps`);
-  drawCurve(at("curve-loss"), three(1, "loss"), axis);
+  drawCurve(at("curve-loss"), three(1, "loss", same), axis);
   drawCurve(at("curve-wrong"), three(2, "accuracy", wrong, true), { ...axis, wrong: true });
-  drawCurve(at("curve-lr"), [{ points: points.length ? along(3) : after("lr"), kind: "rate" }], axis);
-  const last = epochs[epochs.length - 1];
+  drawCurve(at("curve-lr"), [{ points: points.length ? bySteps(3, same) : byEpochs("lr", same), kind: "rate" }], axis);
+  const [first, last] = [epochs[0], epochs[epochs.length - 1]];
   if (!last) return;
-  const from = epochs[0];
-  at("curve-loss").setAttribute("aria-label", `Loss by ${axis.xLabel}: validation from ${nats(from.val_loss)} after epoch ${from.epoch} to ${nats(last.val_loss)} after epoch ${last.epoch}, training ${nats(last.train_loss)}`);
-  at("curve-wrong").setAttribute("aria-label", `Wrong images by ${axis.xLabel}: validation from ${percent(1 - from.val_accuracy)} after epoch ${from.epoch} to ${percent(1 - last.val_accuracy)} after epoch ${last.epoch}, training ${percent(1 - last.train_accuracy)}`);
-  at("curve-lr").setAttribute("aria-label", `Learning rate by ${axis.xLabel}: ${rate(last.lr)} at the end of epoch ${last.epoch}`);
-}
-
-// Gates
-
-function picture(width, height, colour) {
-  const canvas = element("canvas", { role: "img" });
-  [canvas.width, canvas.height] = [width, height];
-  const pixels = new ImageData(width, height);
-  for (let index = 0; index < width * height; index++) {
-    const [red, green, blue] = colour(index);
-    pixels.data.set([red, green, blue, 255], 4 * index);
-  }
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
-  return canvas;
-}
-
-// As Matplotlib does it: 256 colours of equal width. What is no number is grey.
-function colourOf(value, low, high, table) {
-  if (!Number.isFinite(value)) return [128, 128, 128];
-  const index = Math.min(255, Math.max(0, Math.floor((256 * (value - low)) / (high - low))));
-  return table.subarray(3 * index, 3 * index + 3);
-}
-
-function showImages() {
-  const { run, gates } = page;
-  const figures = run.images.map((image, index) => {
-    const pixels = bytes(image.pixels);
-    const canvas = picture(image.width, image.height, (token) => pixels.subarray(3 * token, 3 * token + 3));
-    canvas.setAttribute("aria-label", `validation image ${index + 1}: ${image.class}`);
-    const guess = gates.guesses[index];
-    const sure = guess.probability === null ? "" : `, ${Math.round(100 * guess.probability)}\u00a0%`;
-    return element("figure", {}, canvas, element("figcaption", {}, element("strong", {}, image.class), element("br"), element("span", { class: "quiet" }, `seen as ${guess.class}${sure}`)));
-  });
-  const head = element("div", {}, element("h3", {}, "validation images"), element("p", { class: "quiet" }, "and what the network takes them for"));
-  at("images").replaceChildren(head, element("div", { class: "maps" }, ...figures));
-}
-
-function showRow(block, row) {
-  const { run } = page;
-  const table = bytes(run.colours[row.colours]);
-  const { low, high } = row;
-  const maps = row.values.map((text, index) => {
-    const values = floats(text);
-    const canvas = picture(block.width, block.height, (token) => colourOf(values[token], low, high, table));
-    const finite = values.filter(Number.isFinite);
-    const extreme = (choose, start) => number(finite.reduce((found, value) => choose(found, value), start));
-    const mean = finite.reduce((sum, value) => sum + value, 0) / finite.length;
-    const range = `mean ${number(mean)}, from ${extreme(Math.min, Infinity)} to ${extreme(Math.max, -Infinity)}`;
-    canvas.setAttribute("aria-label", `${row.name}, ${block.name}, image ${index + 1} (${run.images[index].class}): ${range}`);
-    canvas.addEventListener("pointermove", (event) => {
-      const box = canvas.getBoundingClientRect();
-      const place = (position, size, tokens) => Math.min(tokens - 1, Math.max(0, Math.floor((position / size) * tokens)));
-      const [r, c] = [place(event.clientY - box.top, box.height, block.height), place(event.clientX - box.left, box.width, block.width)];
-      write("under", `${row.name}, image ${index + 1} (${run.images[index].class}), token in row ${r + 1}, column ${c + 1}: ${number(values[r * block.width + c])}`);
-    });
-    return canvas;
-  });
-  const bar = picture(256, 1, (index) => table.subarray(3 * index, 3 * index + 3));
-  bar.className = "scale";
-  bar.setAttribute("aria-label", `${row.name}: colours from ${number(low)} to ${number(high)}`);
-  const ends = [low, ...(low < 0 ? [0] : []), high].map((value) => element("span", {}, value === 0 ? "0" : number(value)));
-  const head = element("div", {}, element("h3", {}, row.name), bar, element("div", { class: "ends", "aria-hidden": "true" }, ...ends));
-  return element("div", { class: "row" }, head, element("div", { class: "maps" }, ...maps));
-}
-
-function showGates() {
-  const { run, gates } = page;
-  if (!gates) return;
-  const select = at("block");
-  const names = gates.blocks.map((block) => block.name);
-  if (select.options.length !== names.length) select.replaceChildren(...names.map((name, index) => element("option", { value: index }, name)));
-  const block = gates.blocks[select.value];
-  const epoch = gates.step / run.steps_per_epoch;
-  write("gates-step", gates.step ? `after step ${count(gates.step)} (epoch ${Number(epoch.toFixed(2))})` : "before the first step");
-  showImages();
-  at("gates").replaceChildren(...block.rows.map((row) => showRow(block, row)));
+  const tell = (id, what, text) => at(id).setAttribute("aria-label", `${what} by ${axis.xLabel}: ${text}`);
+  const way = (value) =>
+    `validation from ${value("val", first)} after epoch ${first.epoch} to ${value("val", last)} after epoch ` +
+    `${last.epoch}, where training has ${value("train", last)}`;
+  tell("curve-loss", "Loss", way((part, record) => nats(record[`${part}_loss`])));
+  tell("curve-wrong", "Wrong images", way((part, record) => percent(1 - record[`${part}_accuracy`])));
+  tell("curve-lr", "Learning rate", `${rate(last.lr)} at the end of epoch ${last.epoch}`);
 }
 
 // Following the run
 
-const shows = { status: [showStatus, showNow], run: [showNow, showEpochs, showCurves, showGates], now: [showNow], epochs: [showNow, showEpochs, showCurves], points: [showCurves], messages: [showEpochs], gates: [showGates] };
+const shows = {
+  status: [showStatus, showNow],
+  run: [showNow, showEpochs, showCurves, showGates],
+  now: [showNow],
+  epochs: [showNow, showEpochs, showCurves],
+  points: [showCurves],
+  messages: [showMessages],
+  gates: [showGates],
+};
 const waiting = new Set();
 
 function showSoon(functions) {
@@ -226,6 +168,7 @@ function receive({ kind, values }) {
     showSoon([showStatus]);
     return;
   }
+  if (kind === "document") at("epochs").replaceChildren(); // it may be of another run, which took this one's place
   if (kind === "append") for (const [name, items] of Object.entries(values)) page[name].push(...items);
   else Object.assign(page, values);
   for (const name of Object.keys(values)) if (shows[name]) showSoon(shows[name]);

@@ -31,8 +31,9 @@ function plain(value) {
 // From 0 to 1 evenly, then by powers of ten: small shares of errors stay apart, and 0 has its place.
 const wrongScale = (value) => (value < 1 ? value : 1 + Math.log10(value)) / 3;
 
-// Draw lines [{points: [[x, y], ...], kind, faint, dots, scatter}] into an <svg>: joined, with dots on them, or dots alone.
-function drawCurve(svg, lines, { xLabel, xHigh, wrong, wholeX }) {
+// Draw lines [{points: [[x, y], ...], kind, faint, dots, scatter}] into an <svg>: `dots` sets some on the line,
+// `scatter` draws no line but dots.
+function drawCurve(svg, lines, { xLabel, xHigh, wrong }) {
   const { width, height } = svg.getBoundingClientRect();
   if (!width) return;
   const right = width - MARGIN.right;
@@ -48,11 +49,12 @@ function drawCurve(svg, lines, { xLabel, xHigh, wrong, wholeX }) {
     parts.push(shape("line", { class: "gridline", x1: MARGIN.left, x2: right, y1: y(tick), y2: y(tick) }));
     parts.push(shape("text", { x: MARGIN.left - 7, y: y(tick) + 4, "text-anchor": "end" }, plain(tick)));
   }
-  for (const tick of ticks(0, xHigh, width < 330 ? 3 : 5, wholeX)) {
+  for (const tick of ticks(0, xHigh, width < 330 ? 3 : 5, true)) {
     const text = tick.toLocaleString("en");
     const fits = x(tick) + 3.8 * text.length < width;
     parts.push(shape("line", { class: "axis", x1: x(tick), x2: x(tick), y1: bottom, y2: bottom + 4 }));
-    parts.push(shape("text", { x: fits ? x(tick) : width, y: bottom + 17, "text-anchor": fits ? "middle" : "end" }, text));
+    const place = fits ? { x: x(tick), "text-anchor": "middle" } : { x: width, "text-anchor": "end" };
+    parts.push(shape("text", { ...place, y: bottom + 17 }, text));
   }
   parts.push(shape("line", { class: "axis", x1: MARGIN.left, x2: right, y1: bottom, y2: bottom }));
   parts.push(shape("text", { x: (MARGIN.left + right) / 2, y: height - 4, "text-anchor": "middle" }, xLabel));
