@@ -12,7 +12,8 @@ from minifocal.models.config import BOX_MEAN, FOCAL, SIGMOID_GATE
 from minifocal.models.focalnet import FocalNet
 from minifocal.training.step import evaluate
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.trainer import Listener, Trainer
+from minifocal.training.listener import Listener
+from minifocal.training.trainer import Trainer
 from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, save_figure
 from minifocal.viz.records import numbers, positive, rounded
 

@@ -14,7 +14,8 @@ from minifocal.data.shapes import SHAPE_NAMES, make_shapes
 from minifocal.models.focalnet import FocalNet
 from minifocal.training.step import evaluate, load_batch
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.trainer import Listener, Trainer
+from minifocal.training.listener import Listener
+from minifocal.training.trainer import Trainer
 from minifocal.viz.fields import effective_fields, level_names
 from minifocal.viz.maps import BlockMaps, TokenMap, block_maps
 from minifocal.viz.records import numbers, rounded
