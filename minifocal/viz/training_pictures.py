@@ -10,9 +10,9 @@ import numpy as np
 from minifocal.data.dataset import Dataset, Standardize
 from minifocal.models.config import BOX_MEAN, FOCAL, SIGMOID_GATE
 from minifocal.models.focalnet import FocalNet
+from minifocal.training.listener import Listener
 from minifocal.training.step import evaluate
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.listener import Listener
 from minifocal.training.trainer import Trainer
 from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, save_figure
 from minifocal.viz.records import numbers, positive, rounded

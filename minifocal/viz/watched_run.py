@@ -12,9 +12,9 @@ import numpy as np
 from minifocal.data.dataset import Dataset, Standardize
 from minifocal.data.shapes import SHAPE_NAMES, make_shapes
 from minifocal.models.focalnet import FocalNet
+from minifocal.training.listener import Listener
 from minifocal.training.step import evaluate, load_batch
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.listener import Listener
 from minifocal.training.trainer import Trainer
 from minifocal.viz.fields import effective_fields, level_names
 from minifocal.viz.maps import BlockMaps, TokenMap, block_maps
