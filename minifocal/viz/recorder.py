@@ -144,7 +144,8 @@ class _Recorder:
         try:
             yield
         finally:
-            sys.setprofile(before)
+            # Before Python 3.12 cProfile listens by other means: it cannot be called here, nor put back.
+            sys.setprofile(before if callable(before) else None)
 
     def _hear(self, frame: FrameType, event: str, value: Any) -> None:
         function = self.watched.get(frame.f_code)

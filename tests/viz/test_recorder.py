@@ -1,5 +1,6 @@
 """A recorded pass is the pass: every call in its order, with the arrays that went in and came out."""
 
+import cProfile
 import sys
 
 import numpy as np
@@ -134,6 +135,18 @@ def test_the_profiler_from_before_is_put_back_even_after_an_error(images):
         assert sys.getprofile() is before
     finally:
         sys.setprofile(None)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="cProfile listens by sys.monitoring")
+def test_a_pass_is_recorded_under_cprofile(images):
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        recording = record(network("focal"), images, np.array([0]))
+    finally:
+        profile.disable()
+    assert len(recording.calls) == 4
+    assert sys.getprofile() is None
 
 
 @pytest.mark.parametrize(
