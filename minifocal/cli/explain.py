@@ -8,7 +8,7 @@ import numpy as np
 
 from minifocal.arrays import to_device
 from minifocal.cli.common import add_device_argument, table
-from minifocal.cli.inputs import InputImage, add_input_arguments, check_not_the_image, input_stem, open_input
+from minifocal.cli.inputs import InputImage, add_input_arguments, check_output, input_stem, open_input
 from minifocal.viz.canvas import check_picture_path
 from minifocal.viz.explain import Explanation, explain
 from minifocal.viz.explain_picture import ALL, LAST, LIKELIEST, chosen_blocks, draw_explanation, number, percent
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Draw the picture; print what it shows in numbers, and its path last."""
     out: Path = args.out or Path(f"{input_stem(args.image)}-explained.png")
     check_picture_path(out)
-    check_not_the_image("--out", out, args.image)
+    check_output("--out", out, args.image)
     opened = open_input(args)
     names, label = opened.names, opened.wanted
     image = opened.image(opened.pretrained.dtype)

@@ -95,12 +95,14 @@ def open_input(args: argparse.Namespace) -> OpenedInput:
     return OpenedInput(pretrained, names, preprocess, args)
 
 
-def check_not_the_image(option: str, out: Path, image: str) -> None:
-    """Refuse to write over the image.
+def check_output(option: str, out: Path, image: str) -> None:
+    """Refuse to write over the image, or a file where a folder is.
 
     Raises:
-        InputError: both are one file.
+        InputError: both are one file, or out is a folder.
     """
+    if out.is_dir():
+        raise InputError(f"{option} takes a file and {out} is a folder: name a file in it")
     try:
         same = out.samefile(image)
     except (OSError, ValueError):  # one of them does not exist, or could not

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from minifocal.cli.common import check_classifier, progress_bar
-from minifocal.cli.inputs import add_input_arguments, check_not_the_image, input_stem, open_input
+from minifocal.cli.inputs import add_input_arguments, check_output, input_stem, open_input
 from minifocal.files import write_bytes
 from minifocal.viz.recorder import record
 from minifocal.viz.trace import make_trace
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record the pass, check its gradients and write the page; print its path last."""
     out: Path = args.html or Path(f"{input_stem(args.image)}-trace.html")
-    check_not_the_image("--html", out, args.image)
+    check_output("--html", out, args.image)
     opened = open_input(args)
     check_classifier(opened.pretrained)
     names, wanted = opened.names, opened.wanted
