@@ -3,7 +3,7 @@
 The formulas are LaTeX. Browsers show MathML, which `pages/equations.json` holds for each of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minifocal.models.focalnet import FocalNet
 
@@ -29,6 +29,11 @@ class Card:
     upstream: tuple[str, ...] = ("dy",)
     gradients: tuple[str, ...] = ("dx",)
 
+
+CONTEXT = r"\text{ctx}_l = \text{GELU}\left(\text{DWConv}_l(\text{ctx}_{l-1})\right)"
+CONTEXT_BACK = (
+    r"\text{d}\text{ctx}_{l-1} = \text{DWConv}_l^{\mathsf{T}}\left(\text{GELU}' \odot \text{d}\text{ctx}_l\right)"
+)
 
 CARDS: dict[str, Card] = {
     "linear": Card(
@@ -63,7 +68,7 @@ CARDS: dict[str, Card] = {
     ),
     "gelu": Card(
         "GELU",
-        "A smooth gate on each number by itself: large ones pass, small ones are held back.",
+        "A smooth gate on each number by itself: large ones pass, negative ones are held back.",
         "Each gradient is multiplied by the slope, which the forward pass has kept.",
         (r"y = x\, \Phi(x), \quad \Phi(x) = \frac{1}{2}\left(1 + \text{erf}\,\frac{x}{\sqrt{2}}\right)",),
         (r"\text{d}x = \text{d}y \left(\Phi(x) + x\, \varphi(x)\right)",),
@@ -73,13 +78,13 @@ CARDS: dict[str, Card] = {
         "GELU with its error function approximated by a hyperbolic tangent.",
         "Each gradient is multiplied by the slope, which the forward pass has kept.",
         (r"y = \frac{x}{2}\left(1 + \tanh u\right), \quad u = \sqrt{\frac{2}{\pi}}\left(x + 0.044715\, x^3\right)",),
-        (r"\text{d}x = \text{d}y\, \frac{\text{d}}{\text{d}x}\left[\frac{x}{2}(1 + \tanh u)\right]",),
+        (r"\text{d}x = \text{d}y \left(\frac{1 + \tanh u}{2} + \frac{x}{2}\,(1 - \tanh^2 u)\, u'\right)",),
     ),
     "sigmoid": Card(
         "Sigmoid",
         "Each number becomes a gate between 0 and 1.",
         "The slope is known from the result alone: it is largest where the gate stands half open.",
-        (r"y = \frac{1}{1 + e^{-x}}",),
+        (r"y = \frac{1}{1 + e^{-x}} = \frac{1}{2}\left(1 + \tanh \frac{x}{2}\right)",),
         (r"\text{d}x = \text{d}y\; y\,(1 - y)",),
     ),
     "depthwise_conv": Card(
@@ -105,14 +110,13 @@ CARDS: dict[str, Card] = {
         "The context grows wider by one depthwise convolution and GELU; the gate says how much of it each token takes.",
         "The context is used twice, by the sum and by the next level: their gradients add up before they go on.",
         (
-            r"\text{ctx}_l = \text{GELU}\left(\text{DWConv}_l(\text{ctx}_{l-1})\right)",
+            CONTEXT,
             r"a_l = a_{l-1} + g_l \odot \text{ctx}_l",
         ),
         (
             r"\text{d}\text{ctx}_l \leftarrow \text{d}\text{ctx}_l + g_l \odot \text{d}a, \quad "
             r"\text{d}g_l = \sum_c \text{d}a_c\, \text{ctx}_{l,c}",
-            r"\text{d}\text{ctx}_{l-1} = \text{DWConv}_l^{\mathsf{T}}\left("
-            r"\text{GELU}' \odot \text{d}\text{ctx}_l\right)",
+            CONTEXT_BACK,
         ),
         outputs=("ctx", "aggregate"),
         upstream=("dctx", "daggregate"),
@@ -122,7 +126,10 @@ CARDS: dict[str, Card] = {
         "Global level",
         "The widest context of all: the mean of the whole map, the same for every token, behind a gate of its own.",
         "The mean spreads its gradient evenly over all tokens.",
-        (r"a_{L+1} = a_L + g_{L+1} \odot \text{GELU}\left(\frac{1}{HW} \sum_{h,w} \text{ctx}_{L,h,w}\right)",),
+        (
+            r"\text{ctx}_{\text{global}} = \text{GELU}\left(\frac{1}{HW} \sum_{h,w} \text{ctx}_{L,h,w}\right)",
+            r"a_{L+1} = a_L + g_{L+1} \odot \text{ctx}_{\text{global}}",
+        ),
         (
             r"\text{d}g_{L+1} = \sum_c \text{d}a_c\, \text{ctx}_{\text{global},c}",
             r"\text{d}\text{ctx}_{L,h,w} = \frac{1}{HW}\, \text{GELU}' \odot "
@@ -143,8 +150,8 @@ CARDS: dict[str, Card] = {
         "Patches",
         "The map is cut into patches, each laid out as a row of numbers: with a matrix behind it, a convolution.",
         "Every number returns to its place; where patches overlap, their gradients add up.",
-        (r"y_{b,h,w,(i,j,c)} = x_{b,\,sh+i,\,sw+j,\,c}",),
-        (r"\text{d}x_{b,u,v,c} = \sum_{sh+i=u,\; sw+j=v} \text{d}y_{b,h,w,(i,j,c)}",),
+        (r"y_{b,h,w,(c,i,j)} = x_{b,\,sh+i-p,\,sw+j-q,\,c}, \quad p, q \;\text{zeros above and at the left}",),
+        (r"\text{d}x_{b,u,v,c} = \sum_{sh+i-p=u,\; sw+j-q=v} \text{d}y_{b,h,w,(c,i,j)}",),
         outputs=("patches",),
         upstream=("dpatches",),
     ),
@@ -200,6 +207,14 @@ CARDS: dict[str, Card] = {
     ),
 }
 
+UNGATED_LEVEL = replace(
+    CARDS["focal_level"],
+    says="The context grows wider by one depthwise convolution and GELU, and is added as it is: the gate comes later.",
+    formulas=(CONTEXT, r"a_l = a_{l-1} + \text{ctx}_l"),
+    formulas_back=(r"\text{d}\text{ctx}_l \leftarrow \text{d}\text{ctx}_l + \text{d}a", CONTEXT_BACK),
+)
+"""A focal level of a modulation that gates the sum of its levels, and no level by itself."""
+
 PARTS = {
     "": "The network",
     "patch_embed": "Stem: patches to tokens",
@@ -248,4 +263,4 @@ def part_title(path: str, model: FocalNet) -> str:
 
 def all_formulas() -> list[str]:
     """Every formula on any page, as LaTeX."""
-    return [tex for card in CARDS.values() for tex in (*card.formulas, *card.formulas_back)]
+    return [tex for card in (*CARDS.values(), UNGATED_LEVEL) for tex in (*card.formulas, *card.formulas_back)]

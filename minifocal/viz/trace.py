@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from minifocal.gradcheck import COMPLEX_STEP, extrapolate
 from minifocal.models.config import FOCAL
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.modulation import SigmoidGateCache
-from minifocal.viz.operations import CARDS, part_title
+from minifocal.viz.operations import CARDS, UNGATED_LEVEL, Card, part_title
 from minifocal.viz.recorder import BACKWARD, FORWARD, Call, Recording, arrays_of
 
 PACKAGE = Path(inspect.getfile(recorder)).parents[1]
@@ -41,6 +42,7 @@ class Trace:
         steps: in the order in which they began, each a dict ready for JSON; an array is an index into `arrays`.
         arrays: every array of the pass, once.
         sources: the functions that ran, each a dict of its file, first line and text.
+        about: what the layers compute, in the words of their classes, by name.
         summary: of the network and the answer.
     """
 
@@ -48,6 +50,7 @@ class Trace:
     steps: list[dict[str, Any]] = field(default_factory=list)
     arrays: list[np.ndarray] = field(default_factory=list)
     sources: list[dict[str, Any]] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
 
 
@@ -106,11 +109,11 @@ class _Maker:
             "probabilities": self._array(probabilities),
             "playground": self._playground(),
         }
-        for number, maker in self.makers.items():
-            for step in self.trace.steps:
-                for shown in step["in"]:
-                    if shown["array"] == number and maker < step["number"]:
-                        shown["from"] = maker
+        for step in self.trace.steps:
+            for shown in step["in"]:
+                maker = self.makers.get(shown["array"])
+                if maker is not None and maker < step["number"]:
+                    shown["from"] = maker
         return self.trace
 
     def _add(self, call: Call, parent: int | None, way: str, depth: int) -> int:
@@ -120,12 +123,13 @@ class _Maker:
         step |= self._words(call, way)
         step["slug"] = self._slug(call, way)
         step["in"] = [self._named(name, array) for name, array in _inputs(call)]
+        step["settings"] = [[name, repr(value)] for name, value in _settings(call)]
+        results = _gradients(call) if call.way == BACKWARD else _outputs(call)
+        step["out"] = [self._named(name, array) for name, array in results]
         if call.way == BACKWARD:
-            gradients = _gradients(call)
-            checks = self._check(call, gradients)
-            step["out"] = [{**self._named(name, array), "check": checks.get(name)} for name, array in gradients]
-        else:
-            step["out"] = [self._named(name, array) for name, array in _outputs(call)]
+            checks = self._check(call, results)
+            for shown in step["out"]:
+                shown["check"] = checks[shown["name"]]
         if isinstance(call.layer, FocalNet):  # images and their gradient are (B, C, H, W)
             for shown in step["in" if call.way == FORWARD else "out"]:
                 shown["channels_first"] = True
@@ -133,7 +137,7 @@ class _Maker:
         step["sources"] = [self._source(f) for f in (call.function, call.wrapper) if f is not None]
         step["parameters"] = self._parameters(call)
         step["steps"] = [self._add(part, number, way, depth + 1) for part in call.inside]
-        for _, array in _outputs(call) if call.way == FORWARD else gradients:
+        for _, array in results:
             self.makers.setdefault(self._array(array), number)
         if self.on_step is not None:
             self.on_step()
@@ -144,13 +148,17 @@ class _Maker:
         if not call.operation:
             title = part_title(call.path, model)
             says = (call.function.__doc__ or "").strip().partition("\n")[0]
-            return {"title": title, "says": says, "formulas": []}
-        card = CARDS[call.operation]
+            layer = type(call.layer)
+            self.trace.about[layer.__name__] = _about(layer)
+            return {"title": title, "says": says, "formulas": [], "about": layer.__name__}
+        card = _card(call)
         title = card.title if call.wrapper is None else part_title(call.path, model)
         weight = call.arguments.get("weight")
         if call.operation == "focal_level":
             conv = call.kept.conv.weight if weight is None else weight
             title += f" of {conv.shape[0]} × {conv.shape[0]}"
+        if call.operation == "box_mean":
+            title += f" over {call.kept.width} token{'s' if call.kept.width > 1 else ''}"
         if id(call.kept) in self.gatings:
             title = "Context times gates"
         if back and call.way != BACKWARD:  # a sum on the way back
@@ -269,12 +277,23 @@ class _Maker:
         else:
             levels = ()
             arrays["contexts"] = [seen.ctx]
-        arrays["maps"] = [level.conv.x for level in levels]
+        arrays["maps"] = [level.conv.x for level in levels] or [seen.q]
         arrays["kernels"] = [level.conv.weight for level in levels]
         return {
             name: [self._array(a) for a in value] if isinstance(value, list) else self._array(value)
             for name, value in arrays.items()
         }
+
+
+def _card(call: Call) -> Card:
+    if call.operation == "focal_level" and call.kept.gate is None:
+        return UNGATED_LEVEL
+    return CARDS[call.operation]
+
+
+def _about(layer: type) -> str:
+    """The docstring of a class without its arguments."""
+    return re.split(r"\n\n(?:Args|Attributes|Raises|Source):", inspect.getdoc(layer) or "")[0]
 
 
 def _inputs(call: Call) -> list[tuple[str, np.ndarray]]:
@@ -290,12 +309,18 @@ def _inputs(call: Call) -> list[tuple[str, np.ndarray]]:
     return found
 
 
+def _settings(call: Call) -> list[tuple[str, Any]]:
+    """What went in that is no array, by name: sizes, and a number or nothing where an array may stand."""
+    return [
+        (name, value) for name, value in call.arguments.items() if name not in ("cache", "rng") and not arrays_of(value)
+    ]
+
+
 def _outputs(call: Call) -> list[tuple[str, np.ndarray]]:
-    """The arrays that forward returned before its cache, by name."""
+    """What forward returned before its cache, by name; a loss, one number, as an array without axes."""
     result = call.result if call.kept is None else call.result[:-1]
-    values = _flat(result)
-    names = CARDS[call.operation].outputs if call.operation else ("y",)
-    return [(name, value) for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)]
+    names = CARDS[call.operation].outputs if call.operation else _layer_outputs(call)
+    return [(name, np.asarray(value)) for name, value in zip(names, _flat(result), strict=True)]
 
 
 def _gradients(call: Call) -> list[tuple[str, np.ndarray]]:
@@ -303,6 +328,11 @@ def _gradients(call: Call) -> list[tuple[str, np.ndarray]]:
     values = _flat(call.result)
     names = CARDS[call.operation].gradients if call.operation else _layer_gradients(call)
     return [(name, value) for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)]
+
+
+def _layer_outputs(call: Call) -> tuple[str, ...]:
+    arguments = inspect.signature(type(call.layer).backward).parameters  # type: ignore[union-attr]
+    return tuple(name.removeprefix("d") for name in arguments if name not in ("self", "cache"))
 
 
 def _layer_gradients(call: Call) -> tuple[str, ...]:

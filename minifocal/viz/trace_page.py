@@ -36,6 +36,7 @@ def trace_html(trace: Trace) -> str:
         "steps": [_step(step, formulas) for step in trace.steps],
         "arrays": _descriptions(trace.arrays, shown),
         "sources": trace.sources,
+        "about": trace.about,
         "summary": {**trace.summary, "playground": _whole(trace.summary["playground"], trace.arrays, shown)},
         "formulas": [mathml()[tex] for tex in formulas],
         "picture": _picture(trace.pixels),

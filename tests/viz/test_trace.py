@@ -1,5 +1,6 @@
 """What the step-through page is made of: names, caches and checks, for every modulation and option."""
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 
@@ -145,6 +146,56 @@ def test_titles_tell_the_two_products_of_gated_modulations_apart():
     products = [step["title"] for step in trace.steps if step.get("operation") == "modulate"]
     assert products[:2] == ["Context times gates", "Query times modulator"]
     assert set(products) == set(products[:2])
+
+
+def test_a_level_without_a_gate_has_no_gate_in_its_formulas():
+    for modulation, gated in (("focal", True), ("sigmoid_gate", False)):
+        levels = [step for step in traced(modulation)[1].steps if step.get("operation") == "focal_level"]
+        assert {step["way"] for step in levels} == {"forward", "backward"}
+        for step in levels:
+            assert any("g_l" in tex for tex in step["formulas"]) is gated
+            has_gate = any(shown["name"] in ("gate", "dgate") for shown in step["in"] + step["out"])
+            assert has_gate is gated
+
+
+def test_patches_are_laid_out_as_their_formula_says():
+    _, trace = traced(options="all")  # with padding
+    step = next(step for step in trace.steps if step["slug"] == "forward/layers.0.downsample/patches")
+    x, patches = (trace.arrays[step[way][0]["array"]] for way in ("in", "out"))
+    given = {name: ast.literal_eval(value) for name, value in step["settings"]}
+    k, s, ((p, _), (q, _)) = given["size"], given["stride"], given["padding"]
+    assert step["formulas"][0].startswith(r"y_{b,h,w,(c,i,j)} = x_{b,\,sh+i-p,\,sw+j-q,\,c}")
+    assert p == q == 1
+    h, w, c, i, j = 1, 0, 3, 0, 1
+    assert patches[0, h, w, (c * k + i) * k + j] == x[0, s * h + i - p, s * w + j - q, c] != 0
+
+
+def test_the_loss_and_what_is_no_array_are_shown():
+    recording, trace = traced("box_mean")
+    steps = {step["slug"]: step for step in trace.steps}
+    (loss,) = steps["forward/cross_entropy"]["out"]
+    assert (loss["name"], trace.arrays[loss["array"]]) == ("loss", recording.loss)
+    assert steps["backward/cross_entropy"]["settings"] == [["dloss", "1.0"]]
+    boxes = [step for slug, step in steps.items() if slug.startswith("forward/") and "box_mean" in slug]
+    assert [step["title"] for step in boxes[:2]] == ["Box mean over 1 token", "Box mean over 6 tokens"]
+    assert [step["settings"] for step in boxes[:2]] == [[["width", "1"]], [["width", "6"]]]
+
+
+def test_what_a_layer_gives_is_called_what_its_gradient_is():
+    _, trace = traced("focal")
+    steps = {step["slug"]: step for step in trace.steps}
+    for path in ("layers.0.blocks.0.modulation.context", "layers.0.blocks.0.mlp", "layers.1"):
+        gives = [shown["name"] for shown in steps[f"forward/{path}"]["out"]]
+        assert [f"d{name}" for name in gives] == [shown["name"] for shown in steps[f"backward/{path}"]["in"]]
+    assert steps["forward/layers.0.blocks.0.modulation.context"]["out"][0]["name"] == "aggregate"
+
+
+def test_a_layer_is_described_as_its_class_is():
+    _, trace = traced("focal")
+    about = {step["about"] for step in trace.steps if not step.get("operation")}
+    assert about == trace.about.keys()
+    assert "y = proj(q * h(context(ctx, gates)))" in trace.about["FocalModulation"]
+    assert not any("Args:" in text for text in trace.about.values())
 
 
 def test_every_operation_of_a_pass_has_a_card():
