@@ -85,6 +85,7 @@ def test_every_step_is_reached_by_keys_forward_and_back(visit, traced, modulatio
     """At each level of detail from the first step to the last and back, with keys as the browser sends them."""
     path, _ = traced(modulation)
     window, page = ready(visit, path)
+    page.add_style_tag(content="#step > * { display: none }")  # what each step shows is built, but not laid out
     forward, backward, rows = page.evaluate(
         """() => {
           const {steps, detail} = window.minifocal, forward = new Set(), backward = new Set(), rows = [];
@@ -151,9 +152,7 @@ def test_values_under_the_pointer_are_numpy_s_to_the_printed_digits(visit, trace
             results = call.result if isinstance(call.result, tuple) else (call.result,)
             results = [part for part in results if isinstance(part, np.ndarray)]
         else:
-            results = (
-                [part for part in call.result[:-1] if isinstance(part, np.ndarray)] if call.kept else [call.result]
-            )
+            results = [part for part in call.result[:-1] if hasattr(part, "shape")] if call.kept else [call.result]
             if call.operation == "split":
                 results = list(call.result[0])
         outputs = dict(zip([shown["name"] for shown in step["out"]], results, strict=True))
@@ -307,15 +306,16 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_nothing_is_seriously_wrong_for_people_who_read_it_otherwise(visit, traced, look):
+def test_nothing_is_wrong_for_people_who_read_it_otherwise(visit, traced, look):
     path, _ = traced("focal")
     for address in ("", "#forward/layers.0.blocks.1.modulation/split", "#backward/layers.0.blocks.0"):
         _, page = ready(visit, path, address, **LOOKS[look])
+        page.locator("#conv-back").check()
+        page.evaluate("for (const box of document.querySelectorAll('details')) box.open = true")
         found = Axe().run(page).response["violations"]
-        serious = [
-            (v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
+        # axe takes parts of the map that are scrolled out of sight for skip links.
+        wrong = [(v["id"], [n["html"][:120] for n in v["nodes"]]) for v in found if v["id"] != "skip-link"]
+        assert wrong == []
         wide, room = page.evaluate("[document.scrollingElement.scrollWidth, document.documentElement.clientWidth]")
         assert wide <= room, f"at {address!r} the page is wider than the window"
 

@@ -66,14 +66,16 @@ class HeatMap {
     for (const value of values) { if (value < low) low = value; if (value > high) high = value; }
     this.scale = options.scale || scaleOf(low, high);
     this.canvas = make("canvas", {
-      tabindex: 0, role: "img",
+      tabindex: 0, role: "application", "aria-roledescription": "heat map",  // a screen reader lets it have the arrow keys
       "aria-label": `${options.name}, shape ${shapeText(shape)}, from ${written(low, 3)} to ${written(high, 3)}; arrow keys read numbers`,
       onpointermove: event => this.point(event), onpointerdown: event => this.point(event),
-      onpointerleave: hideTip, onblur: () => { hideTip(); this.draw(); },
+      // A finger that is lifted leaves what it pointed at to be read.
+      onpointerleave: event => event.pointerType === "mouse" && hideTip(), onpointercancel: hideTip, onblur: () => { hideTip(); this.draw(); },
       onfocus: () => this.canvas.matches(":focus-visible") && this.tell(this.cursor),
       onclick: event => this.pick(this.at(event)), onkeydown: event => this.key(event),
     });
-    if (options.whenSeen) { this.size(); options.whenSeen.observe(this.canvas); this.canvas.drawIt = () => this.draw(); }
+    this.canvas.heatMap = this;
+    if (options.whenSeen) { this.size(); options.whenSeen.observe(this.canvas); }
     else this.draw();
   }
 
@@ -148,12 +150,21 @@ class HeatMap {
     return undefined;
   }
 
-  pick(visible) { if (visible !== null && this.options.pick) this.options.pick(this.flat(visible)); }
+  pick(visible) {
+    if (visible === null) return;
+    this.cursor = visible;
+    if (this.options.pick) this.options.pick(this.flat(visible));
+  }
 
   tell(visible) {
     this.cursor = visible;
     this.draw(visible);
-    const [left, top] = this.corner(visible), box = this.canvas.getBoundingClientRect();
+    const [left, top] = this.corner(visible), frame = this.canvas.parentElement;
+    if (frame) {  // a large map scrolls in its frame
+      frame.scrollLeft = Math.max(left - frame.clientWidth + 40, Math.min(frame.scrollLeft, left - 20));
+      frame.scrollTop = Math.max(top - frame.clientHeight + 40, Math.min(frame.scrollTop, top - 20));
+    }
+    const box = this.canvas.getBoundingClientRect();
     showTip(this.text(visible), box.left + left, box.top + top);
     say(this.text(visible));
     if (this.options.hover) this.options.hover(this.flat(visible));
@@ -189,5 +200,7 @@ function showTip(text, x, y) {
 }
 
 function hideTip() { document.getElementById("tip").hidden = true; }
+
+document.addEventListener("pointerdown", event => event.target.heatMap || hideTip());
 
 function say(text) { document.getElementById("said").textContent = text; }

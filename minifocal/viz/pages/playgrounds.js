@@ -7,8 +7,20 @@ function choice(label, names, onchange, id) {
   return make("label", {}, label, select);
 }
 
+// Makes anew what stands in a place, and gives the focus to the successor of what had it.
+function remake(place, act) {
+  const before = document.activeElement, {id, heatMap} = before;
+  const inside = place.contains(before);
+  act();
+  const after = inside && byId(id);
+  if (!after || after === before) return;
+  if (heatMap) after.heatMap.cursor = heatMap.cursor;
+  after.focus({preventScroll: true});
+}
+
 function panel(name, values, shape, options = {}) {
   const map = new HeatMap(values, shape, {name, room: 200, tallest: 200, cell: 26, ...options});
+  map.canvas.id = options.id;
   return [map, make("figure", {"data-name": name},
     make("figcaption", {}, make("code", {}, name), make("span", {class: "soft"}, ` ${shapeText(shape)}`)),
     make("div", {class: "map"}, map.canvas), scaleBar(map.scale))];
@@ -22,7 +34,6 @@ function channelOf(number, channel) {
 
 function drawConv(place) {
   const blocks = summary.playground, state = {block: 0, level: 0, channel: 0, x: null, H: 0, W: 0, k: 3, kernel: null, back: false, dz: null, at: 0};
-  const own = blocks.some(block => block.kernels.length);
   const KERNELS = {
     "the network's": null,
     "the token itself": k => (i, j) => +(i === (k - 1) / 2 && j === (k - 1) / 2),
@@ -30,10 +41,8 @@ function drawConv(place) {
     "an edge": k => (i, j) => (j - (k - 1) / 2) / (k * k),
     "of zeros": () => () => 0,
   };
-  const names = Object.keys(KERNELS).filter(name => own || KERNELS[name]);
-  const MAPS = ["the network's", "one in the middle", "a ramp"];
   const controls = make("div", {class: "controls"}), kernelBox = make("div", {class: "kernel", role: "group", "aria-label": "Kernel"});
-  const maps = make("div", {class: "maps"}), sum = make("p", {class: "sum number", role: "status"});
+  const maps = make("div", {class: "maps"}), sum = make("p", {class: "sum number"});
   place.append(
     make("h3", {id: "conv-title"}, "Depthwise convolution, one channel"),
     make("p", {class: "says"}, "Change a weight, or click a token of the map to set it to one or to zero. Point at a token of z: the sum that it is appears below, with the tokens that it sees marked."),
@@ -41,8 +50,10 @@ function drawConv(place) {
 
   function source() { return blocks[state.block]; }
 
+  function kernelNames() { return Object.keys(KERNELS).filter(name => KERNELS[name] || source().kernels.length); }
+
   function takeMap(kind) {
-    const block = source(), number = block.maps.length ? block.maps[state.level] : block.contexts[0];
+    const number = source().maps[state.level];
     [, state.H, state.W] = arrays[number].shown;
     const {H, W} = state;
     if (kind === 0) state.x = channelOf(number, state.channel);
@@ -53,12 +64,12 @@ function drawConv(place) {
   }
 
   function takeKernel(name) {
-    const block = source();
-    if (KERNELS[name] === null && block.kernels.length) {
-      state.k = arrays[block.kernels[state.level]].shown[0];
-      state.kernel = channelOf(block.kernels[state.level], state.channel);
+    if (KERNELS[name] === null) {
+      const number = source().kernels[state.level];
+      state.k = arrays[number].shown[0];
+      state.kernel = channelOf(number, state.channel);
     } else {
-      const {k} = state, fill = (KERNELS[name] || KERNELS["a mean"])(k);
+      const {k} = state, fill = KERNELS[name](k);
       state.kernel = Float64Array.from({length: k * k}, (_, n) => fill(Math.floor(n / k), n % k));
     }
     drawKernel();
@@ -95,36 +106,38 @@ function drawConv(place) {
     const {x, H, W, kernel, k, dz} = state, shape = [H, W];
     const z = numerics.depthwiseConv(x, H, W, kernel, k);
     state.z = z;
-    const [one, xFigure] = panel("x", x, shape, {pick: n => { x[n] = x[n] ? 0 : 1; draw(); }});
+    const [one, xFigure] = panel("x", x, shape, {id: "conv-x", pick: n => { x[n] = x[n] ? 0 : 1; draw(); }});
     xMap = one;
-    const figures = [xFigure, panel("z", z, shape, {hover: explain, pick: explain})[1]];
+    const figures = [xFigure, panel("z", z, shape, {id: "conv-z", hover: explain, pick: explain})[1]];
     if (state.back) {
       const {dx, dkernel} = numerics.depthwiseConvBackward(dz, x, H, W, kernel, k);
       Object.assign(state, {dx, dkernel});
-      figures.push(panel("dz", dz, shape, {pick: n => { dz[n] = dz[n] ? 0 : 1; draw(); }})[1],
-        panel("dx", dx, shape)[1], panel("dK", dkernel, [k, k])[1]);
+      figures.push(panel("dz", dz, shape, {id: "conv-dz", pick: n => { dz[n] = dz[n] ? 0 : 1; draw(); }})[1],
+        panel("dx", dx, shape, {id: "conv-dx"})[1], panel("dK", dkernel, [k, k], {id: "conv-dK"})[1]);
     }
-    maps.replaceChildren(...figures);
-    explain(Math.min(state.at, H * W - 1));
+    remake(maps, () => { maps.replaceChildren(...figures); explain(state.at); });
   }
 
-  function restart() { takeMap(0); takeKernel(names[0]); drawControls(); draw(); }
+  function restart() {
+    const depth = arrays[source().maps[0]].shown[3];
+    state.channel = Math.min(Math.max(Math.round(state.channel) || 0, 0), depth - 1);
+    takeMap(0); takeKernel(kernelNames()[0]); remake(controls, () => drawControls(depth)); draw();
+  }
 
-  function drawControls() {
-    const block = source(), depth = arrays[block.maps.length ? block.maps[0] : block.contexts[0]].shown[3];
-    const channel = make("input", {type: "number", min: 0, max: depth - 1, value: state.channel, onchange: event => {
-      state.channel = Math.min(Math.max(Math.round(Number(event.target.value)) || 0, 0), depth - 1); restart();
-    }});
-    const pick = (label, list, value, act) => {
-      const box = choice(label, list, act);
+  function drawControls(depth) {
+    const block = source(), names = kernelNames();
+    const channel = make("input", {type: "number", id: "conv-channel", min: 0, max: depth - 1, value: state.channel,
+      onchange: event => { state.channel = Number(event.target.value); restart(); }});
+    const pick = (label, list, value, act, id) => {
+      const box = choice(label, list, act, id);
       box.lastChild.value = value;
       return box;
     };
-    const items = [pick("block", blocks.map(other => other.name), state.block, n => { state.block = n; state.level = 0; restart(); })];
-    if (block.kernels.length) items.push(pick("level", block.kernels.map((_, n) => String(n + 1)), state.level, n => { state.level = n; restart(); }));
-    else items.push(pick("kernel of", ["3 × 3", "5 × 5", "7 × 7"], (state.k - 3) / 2, n => { state.k = 2 * n + 3; restart(); }));
+    const items = [pick("block", blocks.map(other => other.name), state.block, n => { state.block = n; state.level = 0; restart(); }, "conv-block")];
+    if (block.kernels.length) items.push(pick("level", block.kernels.map((_, n) => String(n + 1)), state.level, n => { state.level = n; restart(); }, "conv-level"));
+    else items.push(pick("kernel of", ["3 × 3", "5 × 5", "7 × 7"], (state.k - 3) / 2, n => { state.k = 2 * n + 3; restart(); }, "conv-size"));
     items.push(make("label", {}, `channel, 0 to ${depth - 1}`, channel),
-      choice("map x", MAPS, n => { takeMap(n); draw(); }, "conv-map"),
+      choice("map x", [block.kernels.length ? "the network's" : "the query", "one in the middle", "a ramp"], n => { takeMap(n); draw(); }, "conv-map"),
       choice("kernel K", names, n => { takeKernel(names[n]); draw(); }, "conv-kernel"));
     const back = make("input", {type: "checkbox", id: "conv-back", onchange: event => { state.back = event.target.checked; draw(); }});
     back.checked = state.back;
@@ -162,10 +175,9 @@ function drawGating(place) {
     const {H, W, C, T} = now, shape = [H, W], before = numerics.norms(as.modulator, T, C), productBefore = numerics.norms(as.product, T, C);
     const scale = scaleOf(0, 1.5 * Math.max(...before)), productScale = scaleOf(0, 1.5 * Math.max(...productBefore));
     const options = {pick: n => { state.token = n; draw(); }};
-    const [one, first] = panel("|modulator|", numerics.norms(now.modulator, T, C), shape, {...options, scale});
-    const [two, second] = panel("|q × modulator|", numerics.norms(now.product, T, C), shape, {...options, scale: productScale});
-    maps.replaceChildren(first, second);
-    one.draw(state.token); two.draw(state.token);
+    const [one, first] = panel("|modulator|", numerics.norms(now.modulator, T, C), shape, {...options, scale, id: "gating-modulator"});
+    const [two, second] = panel("|q × modulator|", numerics.norms(now.product, T, C), shape, {...options, scale: productScale, id: "gating-product"});
+    remake(maps, () => { maps.replaceChildren(first, second); one.draw(state.token); two.draw(state.token); });
     const t = state.token, L = now.contexts.length;
     const norm = (x, whole) => written(numerics.norms(x.subarray(whole ? 0 : t * C, whole ? C : (t + 1) * C), 1, C)[0], 4);
     const gate = l => focal ? written(now.gates[t * L + l], 4)
@@ -179,17 +191,20 @@ function drawGating(place) {
       make("p", {class: "number"}, `|modulator| ${total(now.modulator)} (in the pass ${total(as.modulator)}), |q × modulator| ${total(now.product)} (${total(as.product)})`));
   }
 
-  function levelName(l, count) { return focal && l === count - 1 ? "whole map" : `level ${l + 1}`; }
+  function levelName(l, count) {
+    if (focal && l === count - 1) return "whole map";
+    return summary.modulation === "box_mean" ? "all levels" : `level ${l + 1}`;  // its levels are kept as their sum
+  }
 
   function restart() {
     const block = blocks[state.block], L = block.contexts.length;
     state.factors = block.contexts.map(() => 1);
     state.token = Math.min(state.token, arrays[block.q].shown[1] * arrays[block.q].shown[2] - 1);
-    const box = choice("block", blocks.map(other => other.name), n => { state.block = n; restart(); });
+    const box = choice("block", blocks.map(other => other.name), n => { state.block = n; restart(); }, "gating-block");
     box.lastChild.value = state.block;
-    controls.replaceChildren(box, ...state.factors.map((_, l) => make("label", {}, levelName(l, L) + ", times",
+    remake(controls, () => controls.replaceChildren(box, ...state.factors.map((_, l) => make("label", {}, levelName(l, L) + ", times",
       make("input", {type: "range", min: -1, max: 2, step: 0.05, value: 1, id: `gating-${l}`,
-        oninput: event => { state.factors[l] = +event.target.value; draw(); }}))));
+        oninput: event => { state.factors[l] = +event.target.value; draw(); }})))));
     draw();
   }
 

@@ -52,8 +52,7 @@ function go(number, depth) {
 
 function fromAddress() {
   clearTimeout(addressLater);
-  const slug = decodeURIComponent(location.hash.slice(1));
-  const step = steps.find(other => other.slug === slug) || steps[0];
+  const step = steps.find(other => "#" + other.slug === location.hash) || steps[0];
   if (step.depth > detail.depth || step.steps.length) detail.depth = step.depth;
   show(step.number);
 }
@@ -68,21 +67,20 @@ function link(step, attributes = {}) {
 }
 
 const whenSeen = new IntersectionObserver(entries => {
-  for (const {isIntersecting, target} of entries) if (isIntersecting) { whenSeen.unobserve(target); target.drawIt(); }
+  for (const {isIntersecting, target} of entries) if (isIntersecting) { whenSeen.unobserve(target); target.heatMap.draw(); }
 }, {rootMargin: "500px"});
-window.addEventListener("beforeprint", () => document.querySelectorAll("#step canvas").forEach(canvas => canvas.drawIt()));
+window.addEventListener("beforeprint", () => document.querySelectorAll("#step canvas").forEach(canvas => canvas.heatMap.draw()));
 
 function show(number) {
-  const step = steps[detail.step = number];
-  const panel = byId("step");
+  const moved = number !== detail.step, step = steps[detail.step = number];
+  const panel = byId("step"), focused = ["step", "list"].find(id => byId(id).contains(document.activeElement));
   whenSeen.disconnect();
   panel.replaceChildren(...stepContent(step));
   const here = row(detail.depth), place = here.findIndex(other => other.number === number);
   byId("position").textContent = `step ${place + 1} of ${here.length}, detail ${detail.depth + 1} of ${detail.most + 1}`;
-  byId("back").disabled = place <= 0;
-  byId("next").disabled = place >= here.length - 1;
-  byId("in").disabled = !step.steps.length;
-  byId("out").disabled = step.parent === null;
+  // Not `disabled`: that would take the focus, and the keys with it.
+  const end = {back: place <= 0, next: place >= here.length - 1, in: !step.steps.length, out: step.parent === null};
+  for (const [id, nowhere] of Object.entries(end)) byId(id).setAttribute("aria-disabled", nowhere);
   const open = new Set(line(step).map(other => other.number));
   for (const box of document.querySelectorAll("#map a"))
     box.toggleAttribute("aria-current", false) || (open.has(+box.dataset.step) && box.setAttribute("aria-current", "step"));
@@ -90,6 +88,9 @@ function show(number) {
   const box = document.querySelector("#map a[aria-current]");
   if (box) box.parentElement.scrollLeft = box.offsetLeft - box.parentElement.clientWidth / 2;
   document.title = `${step.title}, ${step.way} — a step through FocalNet`;
+  // The link that led here is gone: its place keeps the focus.
+  if (focused) (focused === "list" ? byId("list").querySelector("[aria-current]") : panel).focus({preventScroll: true});
+  if (moved && panel.getBoundingClientRect().top < 0) panel.scrollIntoView();
   hideTip();
   say(`${step.title}, ${step.way}; step ${place + 1} of ${here.length}`);
 }
@@ -110,10 +111,12 @@ function stepContent(step) {
     box.innerHTML = step.formulas.map(number => DATA.formulas[number]).join("");  // MathML of the page's maker
     content.push(box);
   }
+  if (step.about) content.push(textBox(step.about, make("pre", {tabindex: 0, "aria-label": "About " + step.about}, DATA.about[step.about])));
   content.push(...step.sources.map(sourceBox));
   if (step.steps.length) content.push(make("h3", {}, "Inside, in order"),
     make("ol", {class: "parts"}, ...step.steps.map(number => make("li", {}, link(steps[number])))));
   content.push(make("h3", {}, back && !sum ? "Comes back" : "Goes in"), ...step.in.map(arrayFigure));
+  if (step.settings.length) content.push(make("ul", {class: "kept settings"}, ...step.settings.map(([name, value]) => keptItem({name, value}))));
   if (step.kept.length) content.push(make("h3", {}, back ? "Taken from the cache" : "Kept in the cache, for the way back"),
     make("ul", {class: "kept"}, ...step.kept.map(item => keptItem(item))));
   content.push(make("h3", {}, back && !sum ? "Goes on: the gradients" : "Comes out"), ...step.out.map(arrayFigure));
@@ -130,8 +133,10 @@ function sourceBox(number) {
   const source = sources[number], code = make("pre", {tabindex: 0, "aria-label": "Source of " + source.name});
   for (const [where, text] of source.lines)
     code.append(make("span", {"aria-hidden": "true"}, String(where).padStart(4) + "  "), text + "\n");
-  return make("div", {class: "source"}, make("p", {}, `${source.file}: ${source.name}`), code);
+  return textBox(`${source.file}: ${source.name}`, code);
 }
+
+function textBox(title, text) { return make("div", {class: "source"}, make("p", {}, title), text); }
 
 function roomFor(element) { return Math.max(240, Math.min(element.clientWidth, 900) - 4); }
 
@@ -139,8 +144,9 @@ function arrayFigure(entry) {
   const array = arrays[entry.array], notes = [];
   if (entry.parameter) notes.push("the parameter " + entry.parameter);
   const part = array.shown.join() !== array.shape.join() ? `; shown: the first ${shapeText(array.shown)}` : "";
+  const norm = array.shape.length ? `; L2 norm ${written(array.norm, 4)}` : "";
   const caption = make("figcaption", {}, make("code", {}, entry.name),
-    make("span", {class: "soft"}, ` ${shapeText(array.shape)}${part}; L2 norm ${written(array.norm, 4)}${notes.map(note => "; " + note).join("")}`));
+    make("span", {class: "soft"}, ` ${shapeText(array.shape)}${part}${norm}${notes.map(note => "; " + note).join("")}`));
   if (entry.from !== undefined) caption.append(make("span", {class: "soft"}, "; from ", link(steps[entry.from])));
   const figure = make("figure", {"data-name": entry.name}, caption);
   if (array.shape.length) {
@@ -157,7 +163,7 @@ function checkBox({name, check}) {
   const box = make("details", {class: "check"}, make("summary", {},
     make("span", {class: good ? "good" : "bad"}, good ? "✓ " : "✗ "),
     `${check.rows.length} elements of ${name} against the ${check.method}: largest relative error ${written(check.error, 2)}`));
-  box.append(make("div", {class: "wide"}, make("table", {class: "rows"},
+  box.append(make("div", {class: "wide", tabindex: 0, role: "group", "aria-label": `Elements of ${name}`}, make("table", {class: "rows"},
     make("thead", {}, make("tr", {}, ...["element", "by hand", "numeric", "relative error"].map(head => make("th", {scope: "col"}, head)))),
     make("tbody", {}, ...check.rows.map(([index, hand, numeric, error]) => make("tr", {},
       make("td", {}, index.join(", ")), make("td", {class: "n"}, written(hand)), make("td", {class: "n"}, written(numeric)),
@@ -167,7 +173,7 @@ function checkBox({name, check}) {
 
 function keptItem(item) {
   const text = item.name ? [make("code", {}, item.name), " "] : [];
-  if (item.value !== undefined) return make("li", {}, ...text, item.value);
+  if (item.value !== undefined) return make("li", {}, ...text, item.name ? "= " : "", item.value);
   if (item.array === undefined) return make("li", {}, ...text,
     `${item.type}: ${item.arrays} array${item.arrays > 1 ? "s" : ""}, ${item.numbers.toLocaleString("en")} numbers`);
   const array = arrays[item.array];
@@ -187,7 +193,7 @@ function drawMap() {
   });
   const [forward, loss, lossBack, backward] = steps.filter(step => step.depth === 0);
   const rows = [[...boxes(forward), [loss, "Loss"]], [...boxes(backward).reverse(), [lossBack, "Loss"]]];
-  map.style.gridTemplateColumns = `auto repeat(${Math.max(rows[0].length, rows[1].length)}, minmax(92px, 1fr))`;
+  map.style.gridTemplateColumns = `auto repeat(${Math.max(rows[0].length, rows[1].length)}, minmax(98px, 1fr))`;
   rows.forEach((boxesOfRow, index) => {
     map.append(make("span", {}, index ? "backward ←" : "forward →"));
     for (const [step, title] of boxesOfRow)
@@ -232,8 +238,9 @@ function drawTheme() {
 
 document.addEventListener("keydown", event => {
   const way = {ArrowRight: "next", ArrowLeft: "back", ArrowDown: "in", ArrowUp: "out"}[event.key];
-  const typing = event.target.closest && event.target.closest("input, select, textarea, pre, .wide, .formula");
-  if (!way || typing || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const typing = event.target.closest("input, select"), box = event.target.closest("pre, .wide, .formula");
+  const scrolls = box && (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight);
+  if (!way || typing || scrolls || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
   move(way);
 });
@@ -256,6 +263,9 @@ unpack(byId("values").textContent).then(numbers => {
   drawPlaygrounds();
   fromAddress();
   document.documentElement.dataset.ready = "true";
+}).catch(error => {
+  byId("summary").textContent = `This browser cannot show the page: ${error.message}`;
+  throw error;
 });
 
 window.minifocal = {numerics, steps, arrays, values, written, move, detail};
