@@ -1,10 +1,13 @@
 """The step-through page under hands: keys, pointer, finger, links and addresses, where the focus stays."""
 
+import matplotlib
+import numpy as np
 import pytest
 from test_recorder import MODULATIONS
 from test_trace import traced
 from test_trace_page import read, ready
 
+from minifocal.viz.canvas import SIGNED
 from minifocal.viz.trace_page import trace_html
 
 STEP = "window.minifocal.detail.step"
@@ -27,8 +30,8 @@ def test_a_link_is_an_entry_of_the_history_and_a_key_is_not(visit, pages):
     page.wait_for_function("() => location.hash.length > 1")
     start = page.evaluate(STEP)
     page.locator("#map a").nth(3).click()
+    page.wait_for_function(f"() => {STEP} !== {start}")
     there = page.evaluate(STEP)
-    assert there != start
     page.go_back()
     page.wait_for_function(f"() => {STEP} === {start}")
     page.go_forward()
@@ -61,9 +64,9 @@ def test_the_focus_stays_where_it_led(visit, pages):
     page.keyboard.press("ArrowLeft")
     assert page.evaluate(STEP) < last
     assert page.locator("#next").get_attribute("aria-disabled") == "false"
-    page.locator("#step .parts a, #list a").first.focus()
+    page.locator("#list a").first.focus()
     page.keyboard.press("Enter")
-    assert page.locator("#list a[aria-current]").evaluate("link => link === document.activeElement")
+    page.wait_for_function("() => document.activeElement.matches('#list a[data-step=\"0\"]')")
     page.locator("#step .parts a").nth(1).focus()
     page.keyboard.press("Enter")
     page.wait_for_function("() => document.activeElement.id === 'step'")
@@ -159,3 +162,46 @@ def test_the_cursor_of_a_map_larger_than_its_frame_is_in_sight(visit, pages):
 def test_without_javascript_the_page_says_what_it_needs(visit, pages):
     page = visit(java_script_enabled=False).open(pages / "focal.html")
     assert "JavaScript" in page.locator("noscript").inner_text()
+
+
+PLACES = {  # how an index follows from tile, row and column
+    ("forward", "x"): lambda t, r, q: (0, t, r, q),  # images, channels first
+    ("backward", "dx"): lambda t, r, q: (0, t, r, q),
+    ("forward/layers.0.blocks.1", "x"): lambda t, r, q: (0, r, q, t),
+    ("forward/layers.0.blocks.0.modulation.context/focal_level", "weight"): lambda t, r, q: (r, q, t),
+    ("forward/layers.0.blocks.0.mlp.fc1", "weight"): lambda t, r, q: (r, q),
+    ("forward/layers.0.blocks.0.mlp.fc1", "bias"): lambda t, r, q: (q,),
+}
+
+
+@pytest.mark.parametrize(("slug", "name"), PLACES)
+def test_a_number_is_drawn_and_read_where_it_stands(visit, pages, slug, name):
+    _, trace = traced()
+    step = next(step for step in trace.steps if step["slug"] == slug)
+    array = next(trace.arrays[shown["array"]] for shown in step["in"] + step["out"] if shown["name"] == name)
+    _, page = ready(visit, pages / "focal.html", f"#{slug}")
+    canvas = page.locator(f"#step > figure[data-name={name}] canvas")
+    canvas.scroll_into_view_if_needed()
+    tiles, rows, columns, cell, gap, across = canvas.evaluate(
+        """({heatMap: {tiling: {tiles, rows, columns}, placed: {cell, gap, across}}}) =>
+           [tiles, rows, columns, cell, gap, across]"""
+    )
+    assert tiles * rows * columns == array.size
+    colours = np.array(matplotlib.colormaps[SIGNED]([0.0, 1.0]))[:, :3] * 255
+    box = canvas.bounding_box()
+    for t, r, q in {(tiles - 1, 0, columns - 1), (0, rows - 1, 0), (tiles // 2, rows // 2, columns // 3)}:
+        x, y = (t % across) * (columns * cell + gap) + q * cell, (t // across) * (rows * cell + gap) + r * cell
+        page.mouse.move(box["x"] + x + cell / 2, box["y"] + y + cell / 2)
+        index = PLACES[slug, name](t, r, q)
+        told, _, value = page.locator("#tip").inner_text().partition(" = ")
+        assert told == f"{name}[{', '.join(map(str, index))}]"
+        assert read(value) == pytest.approx(array[index], rel=1e-5)
+    for t, r, q in np.ndindex(tiles, rows, columns):
+        if abs(array[PLACES[slug, name](t, r, q)]) == np.abs(array).max() > 0:
+            x, y = (t % across) * (columns * cell + gap) + q * cell, (t // across) * (rows * cell + gap) + r * cell
+            drawn = canvas.evaluate(
+                "(map, [x, y]) => [...map.getContext('2d').getImageData(x, y, 1, 1).data]",
+                [x + cell // 2, y + cell // 2],
+            )
+            expected = colours[int(array[PLACES[slug, name](t, r, q)] > 0)]
+            np.testing.assert_allclose(drawn[:3], expected, atol=2)
