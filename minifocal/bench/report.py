@@ -1,24 +1,20 @@
 """Results as ratios: what goes into JSON, into the table and into the picture. No time in seconds leaves this file."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 from minifocal.bench.candidates import FLOOR
 from minifocal.bench.machine import describe_machine
 from minifocal.bench.peers import EAGER, WAYS
 from minifocal.bench.workloads import MODES
-from minifocal.errors import InputError
-from minifocal.files import read_bytes, write_bytes
+from minifocal.files import write_bytes
 
-LARGEST_FILE = 2**24  # bytes of JSON
 DIGITS = 4  # after the point
+MOST = 1e9  # times as fast: more is no measurement
 NONE = "-"
 SPEED_HEADS = dict(zip(WAYS, ("x torch eager", "x channels-last", "x compiled"), strict=True))
-
-T = TypeVar("T")
 
 
 def row(workload: str, mode: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -79,34 +75,25 @@ def results_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def speeds(results: dict[str, Any]) -> tuple[list[tuple[str, str, dict[str, float]]], str]:
-    """Turn the medians of results around, from costs to speeds, for a picture.
+    """Turn the medians of results around, from costs to speeds, for a picture; results from a file may hold anything.
 
     Returns:
         workload, mode and the speed of each candidate, row by row; and the candidate whose speed is 1.
+    Raises:
+        ValueError: a cost is no positive number.
     """
     rows = [
-        (row["workload"], MODES[row["mode"]].title, {name: 1.0 / cost for name, cost in row["medians"].items()})
+        (str(row["workload"]), MODES[row["mode"]].title, {name: 1.0 / cost for name, cost in row["medians"].items()})
         for row in results["rows"]
     ]
-    return rows, results["rows"][0]["relative_to"]
+    if not all(0.0 < speed < MOST for _, _, by_name in rows for speed in by_name.values()):
+        raise ValueError("costs are positive numbers")
+    return rows, str(results["rows"][0]["relative_to"])
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
     """Write results. Raises InputError where the file cannot be written."""
     write_bytes(path, (json.dumps(results, indent=1) + "\n").encode())
-
-
-def read_json(path: Path, convert: Callable[[dict[str, Any]], T]) -> T:
-    """Read results again, and convert them.
-
-    Raises:
-        InputError: the file cannot be read, or holds something else.
-    """
-    content = read_bytes(path, LARGEST_FILE)
-    try:
-        return convert(json.loads(content))
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise InputError(f"{path} holds no results of minifocal bench; write it again with --json") from error
 
 
 def _divided(seconds: dict[str, list[float]], by: float) -> dict[str, list[float]]:

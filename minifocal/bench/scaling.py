@@ -16,6 +16,7 @@ MODES = (
     Mode("train", "training step", training=True),
     Mode("infer", "inference", training=False),
 )
+MOST = 2**40  # images, pixels, or times as dear: more is no measurement
 NET = replace(WORKLOADS["small"].config, image_size=SIDE, patch_size=4)
 
 
@@ -74,8 +75,12 @@ def scaling_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def scaling_series(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the lines of the picture, read one by one: results from a file may hold anything."""
-    return [
+    """Give the lines of the picture, read one by one: results from a file may hold anything.
+
+    Raises:
+        ValueError: another mode, or a size or cost that is no positive number.
+    """
+    found: list[dict[str, Any]] = [
         {
             "axis": str(line["axis"]),
             "mode": str(line["mode"]),
@@ -84,3 +89,10 @@ def scaling_series(results: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for line in results["series"]
     ]
+    titles = [mode.title for mode in MODES]
+    numbers = [number for line in found for number in [*line["sizes"], *line["cost"]]]
+    if not numbers or not all(0 < number < MOST for number in numbers):
+        raise ValueError("sizes and costs are positive numbers")
+    if not all(line["mode"] in titles and line["sizes"] for line in found):
+        raise ValueError(f"expected the modes {titles}, each with sizes")
+    return found

@@ -55,46 +55,34 @@ class Figure:
     """A picture.
 
     Attributes:
-        draw: writes it to a path, from what `read` gave.
+        draw: writes it to a path, from what `read` gave; from None where there is no record.
         kinds: suffixes of its files.
         record: name of what it is drawn from, a path relative to the folder of pictures; "" where a model is drawn.
-        read: gives what is drawn; it takes the path of the record, and the command that writes the record again.
+        read: takes what is drawn out of the record, which may hold anything.
     """
 
     draw: Callable[[Any, Path], None]
     kinds: tuple[str, ...] = PNG
     record: str = ""
-    read: Callable[[Path, str], Any] = lambda path, again: None
+    read: Callable[[dict[str, Any]], Any] = dict
 
     def files(self, name: str) -> list[str]:
         """The names of its files."""
         return [name + kind for kind in self.kinds]
 
 
-def _of(convert: Callable[[dict[str, Any]], Any]) -> Callable[[Path, str], Any]:
-    return lambda path, again: records.read_record(path, convert, again)
-
-
 FIGURES = {
     "architecture": Figure(lambda _, path: draw_architecture(create_model(ARCHITECTURE, init="zeros"), path), BOTH),
     "block": Figure(lambda _, path: draw_block(FocalNet(BLOCK, init="lecun", ops="reference"), path), BOTH),
-    "gradcheck": Figure(step_pictures.draw_steps, BOTH, "gradcheck.json", _of(step_pictures.read_steps)),
-    "receptive_fields": Figure(run_pictures.draw_fields, PNG, "shapes.json", _of(watched_run.read_run)),
-    "gates": Figure(run_pictures.draw_gates, PNG, "shapes.json", _of(watched_run.read_run)),
-    "training": Figure(training_pictures.draw_trainings, PNG, "training.json", _of(training_pictures.read_trainings)),
+    "gradcheck": Figure(step_pictures.draw_steps, BOTH, "gradcheck.json", step_pictures.read_steps),
+    "receptive_fields": Figure(run_pictures.draw_fields, PNG, "shapes.json", watched_run.read_run),
+    "gates": Figure(run_pictures.draw_gates, PNG, "shapes.json", watched_run.read_run),
+    "training": Figure(training_pictures.draw_trainings, PNG, "training.json", training_pictures.read_trainings),
     "ablation": Figure(
-        training_pictures.draw_ablation, PNG, "../tutorials/data/ablation.json", _of(training_pictures.read_ablation)
+        training_pictures.draw_ablation, PNG, "../tutorials/data/ablation.json", training_pictures.read_ablation
     ),
-    "bench": Figure(
-        lambda read, path: draw_speeds(read[0], read[1], path),
-        record="bench.json",
-        read=lambda path, again: report.read_json(path, report.speeds),
-    ),
-    "scaling": Figure(
-        draw_scaling,
-        record="scaling.json",
-        read=lambda path, again: report.read_json(path, scaling.scaling_series),
-    ),
+    "bench": Figure(lambda read, path: draw_speeds(read[0], read[1], path), PNG, "bench.json", report.speeds),
+    "scaling": Figure(draw_scaling, PNG, "scaling.json", scaling.scaling_series),
 }
 """Every picture in figures/, by name."""
 
@@ -182,7 +170,7 @@ def _read(names: list[str], folder: Path, asked_for: bool) -> dict[str, Any]:
         if not figure.record:
             found[name] = None
         elif path.exists():
-            found[name] = figure.read(path, _again(name))
+            found[name] = records.read_record(path, figure.read, _again(name))
         elif asked_for:
             raise InputError(f"{name} is drawn from {path}, which is not there; write it with {_again(name)}")
     return found

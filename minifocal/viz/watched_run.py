@@ -111,7 +111,7 @@ def read_run(record: dict[str, Any]) -> WatchedRun:
     levels = len(level_names(kernels))
     fields = {when: numbers(record["fields"][when], levels, None, None) for when in ("before", "after")}
     for found in fields.values():
-        if found.shape != fields["before"].shape or found.min() < 0.0 or found.sum(axis=(1, 2)).min() < 0.9:
+        if found.shape != fields["before"].shape or found.min() < 0.0 or abs(found.sum(axis=(1, 2)) - 1).max() > 0.1:
             raise ValueError("shares of a whole are not negative, and add up to 1")
         if not (0 <= row < found.shape[1] and 0 <= column < found.shape[2]):
             raise ValueError(f"the token {row, column} is not on the map")

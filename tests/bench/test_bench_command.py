@@ -186,4 +186,5 @@ def test_bad_input_is_refused_in_one_line(capsys, plant, monkeypatch, arguments,
 def test_a_damaged_file_beside_the_pictures_is_named(tmp_path, capsys):
     (tmp_path / "bench.json").write_text("{}")
     assert main(["figures", "--out", str(tmp_path)]) == 2
-    assert "bench.json holds no results of minifocal bench; write it again with --json" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "bench.json does not hold what is drawn from it; write it again with minifocal bench --workload" in message

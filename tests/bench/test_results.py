@@ -14,6 +14,7 @@ from minifocal.bench.scaling import scaling_series
 from minifocal.bench.workloads import WORKLOADS
 from minifocal.errors import InputError
 from minifocal.ops import REFERENCE, Op, list_ops
+from minifocal.viz.records import read_record
 from minifocal.viz.speed_pictures import draw_scaling, draw_speeds
 
 SECONDS = {
@@ -76,10 +77,10 @@ def test_speeds_are_the_costs_turned_around():
 
 def test_the_pictures_are_drawn_from_the_json(tmp_path):
     report.write_json(tmp_path / "a.json", some_results())
-    draw_speeds(*report.read_json(tmp_path / "a.json", report.speeds), tmp_path / "a.png")
+    draw_speeds(*read_record(tmp_path / "a.json", report.speeds, "again"), tmp_path / "a.png")
     series = [{"axis": axis, "mode": "inference", "sizes": [1, 4], "cost": [1.0, 4.4]} for axis in ("images", "pixels")]
     report.write_json(tmp_path / "b.json", {"series": series})
-    draw_scaling(report.read_json(tmp_path / "b.json", scaling_series), tmp_path / "b.png")
+    draw_scaling(read_record(tmp_path / "b.json", scaling_series, "again"), tmp_path / "b.png")
     for name in ("a.png", "b.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.size[0] > 900
@@ -94,7 +95,12 @@ def test_the_pictures_are_drawn_from_the_json(tmp_path):
         '{"rows": []}',
         '{"rows": [{"workload": "small"}]}',
         '{"rows": [{"workload": "a", "mode": "train", "relative_to": "a", "medians": {"a": 0}}]}',
+        '{"rows": [{"workload": "a", "mode": "train", "relative_to": "a", "medians": {"a": -1}}]}',
+        '{"rows": [{"workload": "a", "mode": "train", "relative_to": "a", "medians": {"a": NaN}}]}',
         '{"series": [{"axis": "images", "mode": "inference", "sizes": [1], "cost": []}]}',
+        '{"series": [{"axis": "images", "mode": "dreaming", "sizes": [1], "cost": [1]}]}',
+        '{"series": [{"axis": "images", "mode": "inference", "sizes": [0], "cost": [1]}]}',
+        '{"series": [{"axis": "images", "mode": "inference", "sizes": [1], "cost": [Infinity]}]}',
         '{"series": 3}',
         "[" * 100_000,
     ],
@@ -102,8 +108,8 @@ def test_the_pictures_are_drawn_from_the_json(tmp_path):
 def test_other_json_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     for convert in (report.speeds, scaling_series):
-        with pytest.raises(InputError, match="holds no results of minifocal bench"):
-            report.read_json(tmp_path / "a.json", convert)
+        with pytest.raises(InputError, match="does not hold what is drawn from it; write it again with x"):
+            read_record(tmp_path / "a.json", convert, "x")
 
 
 # Time by operation

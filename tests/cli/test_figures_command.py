@@ -124,13 +124,13 @@ def damaged(record):
 
 
 @checkout
-@pytest.mark.parametrize("name", ["gradcheck", "gates", "training", "ablation"])
+@pytest.mark.parametrize("name", ["gradcheck", "gates", "training", "ablation", "bench", "scaling"])
 def test_a_damaged_record_is_named_in_one_line(tmp_path, capsys, name):
     path = tmp_path / "figures" / FIGURES[name].record
     path.parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "figures").mkdir(exist_ok=True)
     whole = json.loads((KEPT / FIGURES[name].record).read_bytes())
-    about = ("numpy", "shape", "training", "images") if name != "gates" else ("training",)
+    about = {"numpy", "shape", "training", "machine", "memory", "start_up", *(["images"] if name == "training" else [])}
     for content in damaged({key: value for key, value in whole.items() if key not in about}):
         path.write_bytes(content)
         assert main(["figures", name, "--out", str(tmp_path / "figures")]) == 2, content[:200]
@@ -149,6 +149,10 @@ def test_a_damaged_record_is_named_in_one_line(tmp_path, capsys, name):
         ("gates", ("images", 0), 99),
         ("receptive_fields", ("token", 1), 16),
         ("receptive_fields", ("fields", "after", 0, 0, 0), -0.1),
+        ("receptive_fields", ("fields", "before", 0, 0, 0), 1e300),
+        ("bench", ("rows", 0, "medians", "numpy"), -1.0),
+        ("scaling", ("series", 2, "mode"), "dreaming"),
+        ("scaling", ("series", 3, "sizes", 1), 10**30),
         ("training", ("runs", 0, "val_loss", 0), None),
         ("ablation", ("runs", 0, "lr"), 0.0),
     ],
