@@ -48,7 +48,8 @@ def draw_gates(run: WatchedRun, path: Path) -> None:
             bar.locator = _few_ticks()
             bar.update_ticks()
     heading = (
-        f"{run.block}, trained on shapes ({100 * run.accuracy:.1f} % of the test images right); one scale for each row"
+        f"{run.block}, trained on shapes of {run.size} × {run.size} pixels "
+        f"({100 * run.accuracy:.1f} % of the test images right); one scale for each row"
     )
     figure.suptitle(heading, fontsize=9.5, y=1 - 0.12 / height, va="top")
     save_figure(figure, path)

@@ -347,6 +347,15 @@ def test_the_ablation_is_that_of_the_tutorial():
     assert digits.test["focal"].min() == pytest.approx(0.267, abs=5e-4)
 
 
+def test_the_watched_run_has_learned_what_it_is_shown_for():
+    """A training that went astray on its way would show other gates."""
+    run = watched_run.read_run(json.loads((ROOT / "figures" / "shapes.json").read_text()))
+    assert run.accuracy > 0.95
+    largest = {name: np.abs(maps).max(axis=(0, 2, 3)) for name, maps in run.maps.items()}  # by epoch
+    assert (largest["gate 3 × 3"] < 8).all()
+    assert (largest["modulator"] < 40).all()
+
+
 def test_the_recorded_trainings_are_those_of_the_readme():
     found = read_trainings(json.loads((ROOT / "figures" / "training.json").read_text()))
     assert {recipe.modulation for recipe in found} == {"focal", "sigmoid_gate"}
