@@ -76,16 +76,16 @@ def _print_class(explanation: Explanation, names: Sequence[str], image: InputIma
     for cam in of_class.cams:
         rows, columns = cam.values.shape
         name = f"Grad-CAM, stage {cam.stage + 1}, {rows} × {columns} tokens"
-        print(f"{name}: {_largest(cam.values, 'speaks for the class', 'nothing')}")
-    print(f"input gradient: {_largest(of_class.input_gradient, 'largest', 'zero everywhere')}")
+        print(f"{name}: {_largest(cam.values)}")
+    print(f"input gradient: {_largest(of_class.input_gradient)}")
 
 
-def _largest(values: np.ndarray, verb: str, nothing: str) -> str:
+def _largest(values: np.ndarray) -> str:
     """Say where a map is largest, counted from 1 and from the upper left corner."""
     row, column = np.unravel_index(values.argmax(), values.shape)
     if values[row, column] == 0:
-        return nothing
-    return f"{verb} {number(float(values[row, column]))} at row {row + 1}, column {column + 1}"
+        return "zero everywhere"
+    return f"largest {number(float(values[row, column]))} at row {row + 1}, column {column + 1}"
 
 
 def _block_table(explanation: Explanation) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -158,6 +159,10 @@ def run(args: argparse.Namespace) -> int:
         for file in FIGURES[name].files(name):
             FIGURES[name].draw(content, args.out / file)
             print(args.out / file)
+    missing = [name for name in names if name not in drawn]
+    if missing:
+        text = f"not drawn, for want of numbers: {', '.join(missing)}; name one to see what writes them"
+        print(f"minifocal figures: {text}", file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,8 @@ from minifocal.errors import InputError
 from minifocal.files import read_bytes, write_bytes
 
 LARGEST_RECORD = 2**24  # bytes
+LONGEST = 200  # letters of a text
+MOST = 1e30  # an axis to larger numbers cannot be drawn
 
 T = TypeVar("T")
 
@@ -28,17 +30,17 @@ def rounded(values: Any, digits: int = 3) -> Any:
 
 
 def numbers(values: Any, *shape: int | None) -> np.ndarray:
-    """Read an array of finite numbers of a given shape, out of a record that may hold anything.
+    """Read an array of numbers of a given shape, out of a record that may hold anything.
 
     Args:
         values: nested lists. shape: of the array; None where any length will do.
     Raises:
-        ValueError: another shape, or something else than finite numbers.
+        ValueError: another shape, or something else than numbers between -MOST and MOST.
     """
     array = np.array(values, dtype=np.float64)
     fits = len(shape) == array.ndim and all(n in (None, have) for n, have in zip(shape, array.shape, strict=True))
-    if not fits or not array.size or not np.isfinite(array).all():
-        raise ValueError(f"expected finite numbers of shape {shape}, got shape {array.shape}")
+    if not fits or not array.size or not (np.abs(array) < MOST).all():
+        raise ValueError(f"expected numbers of shape {shape} and below {MOST}, got shape {array.shape}")
     return array
 
 
@@ -71,9 +73,21 @@ def read_record(path: Path, convert: Callable[[dict[str, Any]], T], again: str) 
     """
     content = read_bytes(path, LARGEST_RECORD)
     try:
-        return convert(json.loads(content))
+        record = json.loads(content)
+        _check_texts(record)
+        return convert(record)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise InputError(f"{path} does not hold what is drawn from it; write it again with {again}") from error
+
+
+def _check_texts(value: Any) -> None:
+    """Refuse a text that would not be drawn as it is: a dollar sign begins a formula, and other signs have no glyph."""
+    if isinstance(value, str):
+        if len(value) > LONGEST or "$" in value or not value.isprintable():
+            raise ValueError(f"a text that no picture shows: {value[:LONGEST]!r}")
+    elif isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_texts(item)
 
 
 def _lines(value: Any, indent: str = "") -> str:

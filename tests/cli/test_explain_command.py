@@ -16,6 +16,7 @@ from minifocal.data import Standardize, digits_splits, shapes_splits
 from minifocal.errors import InputError
 from minifocal.interop import Preprocess
 from minifocal.models.config import FocalNetConfig
+from minifocal.viz.explain import explain
 
 SIZES = {"image_size": 32, "patch_size": 4, "num_layers": 2, "hidden_size": 8, "num_classes": 3}
 SCALE = {"mean": [0.5] * 3, "std": [0.25] * 3}
@@ -82,8 +83,15 @@ def test_it_draws_a_picture_and_says_the_same_in_numbers(capsys, modulation):
         means = [*seen.gates[0].mean(axis=(0, 1)), *means]
     found = [float(cell.replace("−", "-")) for cell in row[-len(means) :]]
     np.testing.assert_allclose(found, means, rtol=6e-3)
-    assert re.search(r"Grad-CAM, stage 1, 8 × 8 tokens: (nothing|speaks for the class \S+ at row \d, column \d)", out)
-    assert re.search(r"input gradient: largest \S+ at row \d+, column \d+", out)
+    of_class = explain(model, images).of_class
+    for name, values in (
+        ("Grad-CAM, stage 1, 8 × 8 tokens", of_class.cams[0].values),
+        ("input gradient", of_class.input_gradient),
+    ):
+        largest, row, column = re.search(
+            rf"^{name}: largest (\S+) at row (\d+), column (\d+)$", out, re.MULTILINE
+        ).groups()
+        assert values[int(row) - 1, int(column) - 1] == values.max() == pytest.approx(float(largest), rel=6e-3)
 
 
 def test_the_class_is_chosen_by_name_or_number_and_the_picture_may_be_svg(capsys):

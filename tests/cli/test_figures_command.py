@@ -70,14 +70,21 @@ def test_drawn_twice_gives_the_same_bytes_and_what_is_named_is_all_that_is_drawn
     for file in files:
         (folder / file).unlink()
     assert main(["figures", name, "--out", str(folder)]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(folder / file) for file in files]
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [str(folder / file) for file in files]
+    assert captured.err == ""
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_without_numbers_only_models_are_drawn(tmp_path, capsys):
     assert main(["figures", "--out", str(tmp_path / "a")]) == 0
     expected = [f"{name}.{kind}" for name in ("architecture", "block") for kind in ("png", "svg")]
-    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == expected
+    captured = capsys.readouterr()
+    assert [Path(line).name for line in captured.out.splitlines()] == expected
+    assert captured.err == (
+        "minifocal figures: not drawn, for want of numbers: gradcheck, receptive_fields, gates, training, ablation, "
+        "bench, scaling; name one to see what writes them\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,8 +152,12 @@ def test_a_damaged_record_is_named_in_one_line(tmp_path, capsys, name):
     [
         ("gradcheck", ("operations", 0, "float64", 3), -1.0),
         ("gradcheck", ("operations", 1, "complex"), 0.0),
+        ("gradcheck", ("operations", 1, "steps", 2), 1e300),
         ("gates", ("maps", "modulator", 0, 0, 0, 0), "NaN"),
         ("gates", ("images", 0), 99),
+        ("gates", ("block",), "$x_{$"),
+        ("bench", ("rows", 0, "workload"), "small\n"),
+        ("training", ("runs", 0, "modulation"), "m" * 1000),
         ("receptive_fields", ("token", 1), 16),
         ("receptive_fields", ("fields", "after", 0, 0, 0), -0.1),
         ("receptive_fields", ("fields", "before", 0, 0, 0), 1e300),

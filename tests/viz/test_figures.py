@@ -48,7 +48,10 @@ def test_a_record_comes_back_as_it_was_and_lists_take_one_line(tmp_path):
     assert read_record(path, dict, "x") == record
 
 
-@pytest.mark.parametrize("values", [[[1.0], [2.0, 3.0]], [[1.0, float("inf")]], [], "text", None, [[]], {"a": 1}])
+@pytest.mark.parametrize(
+    "values",
+    [[[1.0], [2.0, 3.0]], [[1.0, float("inf")]], [[float("nan")]], [[-1e31]], [], "text", None, [[]], {"a": 1}],
+)
 def test_anything_but_finite_numbers_of_the_shape_is_refused(values):
     with pytest.raises((ValueError, TypeError)):
         numbers(values, None, None)
