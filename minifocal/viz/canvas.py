@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minifocal.errors import InputError
 from minifocal.files import write_bytes
 
@@ -32,6 +34,20 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), layout=None, dpi=120)
     FigureCanvasAgg(figure)
     return figure
+
+
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Give an image as it is looked at.
+
+    Args:
+        pixels: (C, H, W) from 0 to 1: three channels are colours, others are averaged to grey; what lies beyond is cut.
+    Returns:
+        (H, W, 3), float64.
+    """
+    channels = pixels.astype(np.float64)
+    if len(channels) != 3:
+        channels = np.broadcast_to(channels.mean(axis=0), (3, *channels.shape[1:]))
+    return np.clip(np.moveaxis(channels, 0, -1), 0, 1)
 
 
 def check_picture_path(path: Path) -> None:

@@ -14,7 +14,17 @@ import numpy as np
 
 from minifocal.errors import one_line
 from minifocal.models.config import FOCAL
-from minifocal.viz.canvas import BLUE, GREY, ORANGE, POSITIVE, SIGNED, check_picture_path, new_figure, save_figure
+from minifocal.viz.canvas import (
+    BLUE,
+    GREY,
+    ORANGE,
+    POSITIVE,
+    SIGNED,
+    as_rgb,
+    check_picture_path,
+    new_figure,
+    save_figure,
+)
 from minifocal.viz.explain import Explanation
 from minifocal.viz.maps import GATE, BlockMaps, over_image
 
@@ -135,7 +145,7 @@ class _Picture:
         blocks: list[BlockMaps],
     ) -> None:
         self.explanation, self.names, self.modulation, self.blocks = explanation, names, modulation, blocks
-        self.pixels = _as_rgb(pixels)
+        self.pixels = as_rgb(pixels)
         self.hw = self.pixels.shape[:2]
         self.times = max(1, FINE // max(self.hw))
         self.shade = _larger(_shade(self.pixels), self.times)
@@ -282,13 +292,6 @@ class _Picture:
 def percent(probability: float) -> str:
     """Write a probability for a person: 0.0004 is less than 0.1 %, and not nothing."""
     return "< 0.1 %" if 0 < probability < 0.0005 else f"{100 * probability:.1f} %"
-
-
-def _as_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Give (H, W, 3) from 0 to 1: three channels are colours, others are averaged to grey."""
-    grey = pixels.mean(axis=0, keepdims=True)
-    channels = pixels if len(pixels) == 3 else np.broadcast_to(grey, (3, *pixels.shape[1:]))
-    return np.clip(channels.transpose(1, 2, 0), 0, 1)
 
 
 def _larger(image: np.ndarray, times: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from minifocal.threads import one_blas_thread
 from minifocal.training.listener import Listener
 from minifocal.training.step import StepRecord, load_batch
 from minifocal.training.trainer import Trainer
-from minifocal.viz.canvas import POSITIVE, SIGNED
+from minifocal.viz.canvas import POSITIVE, SIGNED, as_rgb
 from minifocal.viz.live_server import Document
 from minifocal.viz.maps import GATE, BlockMaps, block_maps
 
@@ -227,9 +227,7 @@ def colours(name: str) -> np.ndarray:
 
 def rgb_pixels(image: np.ndarray, max_value: float) -> np.ndarray:
     """Give an image (C, H, W) as (H, W, 3) bytes; in grey, the mean of its channels, unless it has three of them."""
-    if len(image) != 3:
-        image = np.repeat(image.mean(axis=0, dtype=np.float64)[None], 3, axis=0)
-    return np.moveaxis((255 / max_value * image.astype(np.float64)).round().clip(0, 255).astype(np.uint8), 0, -1)
+    return (255 * as_rgb(image / max_value)).round().astype(np.uint8)
 
 
 def look(trainer: Trainer, chosen: np.ndarray) -> dict[str, Any]:

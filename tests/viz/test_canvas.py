@@ -1,9 +1,10 @@
 """The file of a picture: same figure, same bytes; no other kind of file."""
 
+import numpy as np
 import pytest
 
 from minifocal.errors import InputError
-from minifocal.viz.canvas import check_picture_path, new_figure, save_figure
+from minifocal.viz.canvas import as_rgb, check_picture_path, new_figure, save_figure
 
 
 def draw(path, title="a < b & <script>"):
@@ -21,6 +22,13 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path, kind):
     assert draw(tmp_path / f"b.{kind}") == first
     assert draw(tmp_path / f"c.{kind}", title="another") != first
     assert not any(word in first for word in (b"<dc:date>", b"<script>"))
+
+
+def test_three_channels_are_colours_and_others_grey():
+    image = np.arange(12).reshape(3, 2, 2) / 10  # up to 1.1
+    np.testing.assert_array_equal(as_rgb(image)[1], [[0.2, 0.6, 1.0], [0.3, 0.7, 1.0]])
+    np.testing.assert_allclose(as_rgb(image[:2])[0], [[0.2] * 3, [0.3] * 3], rtol=1e-12)
+    np.testing.assert_array_equal(as_rgb(image[:1] - 0.1)[0, 0], [0, 0, 0])
 
 
 def test_another_kind_of_file_is_refused_by_name(tmp_path):
