@@ -425,22 +425,21 @@ def test_the_sign_of_gates_means_nothing_by_itself():
 
 
 def test_training_turns_gates_and_modulator_to_the_object_and_away_from_clutter():
-    """By number, on test images, in the second block.
+    """By number, on test images, in the second block, after the whole recipe.
 
     Measured for the seeds 0 to 4 (in brackets before training): the modulator is larger on the shape than on clutter
-    in 98 to 99 % of the images (42 to 74 %). A gate's sign is luck, as the test above shows: that of 5 × 5 is larger
-    on the shape in 98, 0, 64, 90 and 97 % (74, 25, 62, 32 and 87 %), the global one in 100, 94, 18, 94 and 69 % (69,
-    80, 23, 48 and 48 %). Here is seed 0, for which both wide gates are the larger ones; in float64 and with every
-    table of operations the shares are the same within a hundredth.
+    in 99 to 100 % of the images (42 to 74 %). A gate's sign is luck, as the test above shows: that of 5 × 5 is larger
+    on the shape in 96, 1, 33, 100 and 99 % (74, 25, 62, 32 and 87 %), the global one in 100, 43, 76, 100 and 95 %
+    (69, 80, 23, 48 and 48 %). Here is seed 3, for which both wide gates are the larger ones.
     """
     recipe = RECIPES["shapes"]
     splits = shapes.shapes_splits()
     train, validation = split_validation(splits)
     standardize = Standardize.fit(train)
-    model = recipe.focal_network.build("focal", train, seed=0)
+    model = recipe.focal_network.build("focal", train, seed=3)
     before = on_shape_and_clutter(model, standardize)
-    Trainer(model, train, validation, standardize, replace(recipe.focal_training, epochs=10, seed=0)).fit()
-    assert evaluate(model, splits.test, standardize).accuracy > 0.75
+    Trainer(model, train, validation, standardize, replace(recipe.focal_training, seed=3)).fit()
+    assert evaluate(model, splits.test, standardize).accuracy > 0.9
     after = on_shape_and_clutter(model, standardize)
 
     def share_of_images(means):
@@ -449,7 +448,7 @@ def test_training_turns_gates_and_modulator_to_the_object_and_away_from_clutter(
     untrained, trained = share_of_images(before), share_of_images(after)
     for name in ("modulator", "query × modulator", "gate 5 × 5", "global gate"):
         assert trained[name] > 0.93, name
-        assert untrained[name] < 0.85, name
+        assert untrained[name] < 0.6, name
     on_shape, on_clutter = after["modulator"].mean(axis=0)
     assert on_shape > 1.5 * on_clutter
     assert np.ptp(before["modulator"].mean(axis=0)) < 0.2 * before["modulator"].mean()
