@@ -205,3 +205,10 @@ def test_a_number_is_drawn_and_read_where_it_stands(visit, pages, slug, name):
             )
             expected = colours[int(array[PLACES[slug, name](t, r, q)] > 0)]
             np.testing.assert_allclose(drawn[:3], expected, atol=2)
+
+
+def test_a_link_from_deep_inside_leads_to_the_detail_of_its_step(visit, pages):
+    _, page = ready(visit, pages / "focal.html", "#forward/layers.0.blocks.0.modulation.context/depthwise_conv")
+    page.locator("#map a", has_text="Stage 1: Block 2").first.click()
+    page.wait_for_function("() => document.querySelector('h2').textContent.startsWith('Block 2')")
+    assert page.locator("#position").inner_text() == "step 5 of 22, detail 3 of 7"
