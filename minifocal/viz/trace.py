@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,22 @@ import numpy as np
 
 import minifocal.viz.recorder as recorder
 from minifocal.arrays import random_generator
-from minifocal.functional.cross_entropy import cross_entropy_forward, log_softmax
-from minifocal.gradcheck import COMPLEX_STEP, extrapolate
+from minifocal.functional.cross_entropy import log_softmax
 from minifocal.models.config import FOCAL
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.modulation import SigmoidGateCache
-from minifocal.viz.operations import CARDS, UNGATED_LEVEL, Card, part_title
+from minifocal.viz.call_arrays import card_of, gradients_of, inputs_of, outputs_of, settings_of
+from minifocal.viz.operations import part_title
 from minifocal.viz.recorder import BACKWARD, FORWARD, Call, Recording, arrays_of
+from minifocal.viz.trace_checks import check_call
 
 PACKAGE = Path(inspect.getfile(recorder)).parents[1]
-MOST_CHECKED, CHECKED_NUMBERS = 24, 2**18  # elements of a gradient that are checked; fewer where each takes longer
 PASSES = (
     ("The forward pass", FORWARD),
     ("The loss", FORWARD),
     ("Back from the loss", BACKWARD),
     ("The backward pass", BACKWARD),
 )
-LARGEST_SHOWN = 8  # of these, the largest elements; the others are drawn
 
 
 @dataclass
@@ -122,12 +121,12 @@ class _Maker:
         self.trace.steps.append(step)
         step |= self._words(call, way)
         step["slug"] = self._slug(call, way)
-        step["in"] = [self._named(name, array) for name, array in _inputs(call)]
-        step["settings"] = [[name, repr(value)] for name, value in _settings(call)]
-        results = _gradients(call) if call.way == BACKWARD else _outputs(call)
+        step["in"] = [self._named(name, array) for name, array in inputs_of(call)]
+        step["settings"] = [[name, repr(value)] for name, value in settings_of(call)]
+        results = gradients_of(call) if call.way == BACKWARD else outputs_of(call)
         step["out"] = [self._named(name, array) for name, array in results]
         if call.way == BACKWARD:
-            checks = self._check(call, results)
+            checks = check_call(call, self.forward_calls[id(call.kept)], results, self.rng)
             for shown in step["out"]:
                 shown["check"] = checks[shown["name"]]
         if isinstance(call.layer, FocalNet):  # images and their gradient are (B, C, H, W)
@@ -151,7 +150,7 @@ class _Maker:
             layer = type(call.layer)
             self.trace.about[layer.__name__] = _about(layer)
             return {"title": title, "says": says, "formulas": [], "about": layer.__name__}
-        card = _card(call)
+        card = card_of(call)
         title = card.title if call.wrapper is None else part_title(call.path, model)
         weight = call.arguments.get("weight")
         if call.operation == "focal_level":
@@ -196,7 +195,9 @@ class _Maker:
             fields: Iterator[tuple[str, Any]] = iter([("", kept)] if kept is not None else [])
         else:
             fields = zip(kept._fields, kept, strict=True)
-        known = {id(array): name for name, array in (*_inputs(call), *_outputs(call))} if call.way == FORWARD else {}
+        known = (
+            {id(array): name for name, array in (*inputs_of(call), *outputs_of(call))} if call.way == FORWARD else {}
+        )
         found = []
         for name, value in fields:
             item: dict[str, Any] = {"name": name, "type": type(value).__name__}
@@ -226,31 +227,6 @@ class _Maker:
             for name, p in self.recording.model.named_parameters()
             if id(p) in inside
         ]
-
-    def _check(self, call: Call, gradients: list[tuple[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
-        """Compare elements of every gradient with differences of the forward call that it belongs to."""
-        forward = self.forward_calls[id(call.kept)]
-        upstream = _upstream(call)
-        cost = sum(array.size for array in arrays_of(forward.result))
-        wanted = max(2, min(MOST_CHECKED, CHECKED_NUMBERS // max(1, cost)))
-        checks = {}
-        for name, gradient in gradients:
-            argument = name.removeprefix("d")
-            indices = _chosen(gradient, wanted, self.rng)
-            slope = partial(_slope, forward, argument, upstream)
-            scale = float(np.sqrt((gradient * gradient).mean()))
-            rows: list[dict[str, Any]] = []
-            for index in indices:
-                by_hand, numeric = float(gradient[index]), slope(index)
-                largest = max(abs(by_hand), abs(numeric), scale)
-                error = abs(by_hand - numeric) / largest if largest else 0.0
-                rows.append({"index": index, "by_hand": by_hand, "numeric": numeric, "error": error})
-            checks[name] = {
-                "method": _method(forward),
-                "rows": rows,
-                "error": max(row["error"] for row in rows),
-            }
-        return checks
 
     def _playground(self) -> list[dict[str, Any]]:
         """The arrays of each block's modulation that the playgrounds compute with."""
@@ -285,103 +261,9 @@ class _Maker:
         }
 
 
-def _card(call: Call) -> Card:
-    if call.operation == "focal_level" and call.kept.gate is None:
-        return UNGATED_LEVEL
-    return CARDS[call.operation]
-
-
 def _about(layer: type) -> str:
     """The docstring of a class without its arguments."""
     return re.split(r"\n\n(?:Args|Attributes|Raises|Source):", inspect.getdoc(layer) or "")[0]
-
-
-def _inputs(call: Call) -> list[tuple[str, np.ndarray]]:
-    """The arrays that went in, by name; the cache is told of elsewhere."""
-    found = []
-    for name, value in call.arguments.items():
-        if name == "cache":
-            continue
-        if isinstance(value, tuple) and any(isinstance(part, np.ndarray) for part in value):
-            found += list(zip(CARDS[call.operation].upstream, value, strict=True))
-        elif isinstance(value, np.ndarray):
-            found.append((name, value))
-    return found
-
-
-def _settings(call: Call) -> list[tuple[str, Any]]:
-    """What went in that is no array, by name: sizes, and a number or nothing where an array may stand."""
-    return [
-        (name, value) for name, value in call.arguments.items() if name not in ("cache", "rng") and not arrays_of(value)
-    ]
-
-
-def _outputs(call: Call) -> list[tuple[str, np.ndarray]]:
-    """What forward returned before its cache, by name; a loss, one number, as an array without axes."""
-    result = call.result if call.kept is None else call.result[:-1]
-    names = CARDS[call.operation].outputs if call.operation else _layer_outputs(call)
-    return [(name, np.asarray(value)) for name, value in zip(names, _flat(result), strict=True)]
-
-
-def _gradients(call: Call) -> list[tuple[str, np.ndarray]]:
-    """The arrays that backward returned, each called after the forward argument whose gradient it is."""
-    values = _flat(call.result)
-    names = CARDS[call.operation].gradients if call.operation else _layer_gradients(call)
-    return [(name, value) for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)]
-
-
-def _layer_outputs(call: Call) -> tuple[str, ...]:
-    arguments = inspect.signature(type(call.layer).backward).parameters  # type: ignore[union-attr]
-    return tuple(name.removeprefix("d") for name in arguments if name not in ("self", "cache"))
-
-
-def _layer_gradients(call: Call) -> tuple[str, ...]:
-    arguments = inspect.signature(type(call.layer).forward).parameters  # type: ignore[union-attr]
-    names = [name for name in arguments if name not in ("self", "rng")]
-    return tuple(f"d{name}" for name in names)
-
-
-def _upstream(call: Call) -> list[Any]:
-    """What came back to each output of forward, in their order."""
-    return [part for name, value in call.arguments.items() if name != "cache" for part in _flat(value)]
-
-
-def _flat(value: Any) -> list[Any]:
-    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
-        return [part for item in value for part in _flat(item)]
-    return [value]
-
-
-def _chosen(gradient: np.ndarray, count: int, rng: Any) -> list[tuple[int, ...]]:
-    """The largest elements, then some drawn at random; each once."""
-    order = np.argsort(-np.abs(gradient), axis=None, kind="stable")
-    largest = order[: min(LARGEST_SHOWN, count)]
-    drawn = rng.choice(gradient.size, min(gradient.size, count), replace=False)
-    flat = list(dict.fromkeys([*largest.tolist(), *drawn.tolist()]))[:count]
-    return [tuple(int(i) for i in np.unravel_index(position, gradient.shape)) for position in flat]
-
-
-def _refuses_complex(forward: Call) -> bool:
-    return isinstance(forward.layer, FocalNet) or forward.function is cross_entropy_forward
-
-
-def _method(forward: Call) -> str:
-    return "central differences" if _refuses_complex(forward) else "complex step"
-
-
-def _slope(forward: Call, argument: str, upstream: list[Any], index: tuple[int, ...]) -> float:
-    """Differentiate <upstream, outputs of forward> by one element of one argument."""
-
-    def projected(h: complex) -> Any:
-        moved = forward.arguments[argument].astype(np.result_type(forward.arguments[argument], type(h)))
-        moved[index] += h
-        arguments = {**forward.arguments, argument: moved}
-        result = forward.function(*([] if forward.layer is None else [forward.layer]), **arguments)
-        return sum((up * out).sum() for up, out in zip(upstream, _flat(result[:-1]), strict=True))
-
-    if _refuses_complex(forward):
-        return extrapolate(lambda h: float(projected(h) - projected(-h)) / (2 * h))
-    return float(projected(1j * COMPLEX_STEP).imag) / COMPLEX_STEP
 
 
 @cache
