@@ -1,5 +1,6 @@
 """What explains a class: gradients that are right, Grad-CAM by hand, pictures of every kind of network."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -16,10 +17,10 @@ from minifocal.errors import InputError
 from minifocal.models.config import FocalNetConfig
 from minifocal.training.step import evaluate
 from minifocal.training.trainer import Trainer
-from minifocal.viz import explain_picture
+from minifocal.viz import canvas, explain_picture
 from minifocal.viz.explain import explain, grad_cam, way_back
 from minifocal.viz.explain_picture import chosen_blocks, draw_explanation, gate_scale, percent, shortened
-from minifocal.viz.maps import block_maps
+from minifocal.viz.maps import block_maps, over_image
 
 SHAPE = {
     "in_chans": 2,
@@ -329,6 +330,51 @@ def test_no_text_lies_on_another_or_outside(tmp_path, monkeypatch):
             for other in boxes[:number]:
                 assert not box.overlaps(other), (box, other)
         assert min(text.get_fontsize() for text in figure.texts) >= 8
+
+
+@pytest.mark.parametrize("modulation", ["focal", "sigmoid_gate"])
+def test_colours_and_the_numbers_below_are_those_of_the_maps(tmp_path, monkeypatch, modulation):
+    """On a white image, whose own light and shade is 1 everywhere."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    figures = []
+    monkeypatch.setattr(explain_picture, "save_figure", lambda figure, path: figures.append(figure))
+    model = network(modulation)
+    explanation = explain(model, picture_of(model), label=2)
+    draw_explanation(
+        explanation, np.ones((3, 24, 16)), tmp_path / "a.png", names=["a", "b", "c"], modulation=modulation, title=""
+    )
+    image, classes, *panels = figures[0].axes
+    assert (image.images[0].get_array() == 1).all()
+    bars = classes.patches[3:]  # the first ones are the grey behind them
+    likeliest = explanation.likeliest(3)
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == [
+        canvas.ORANGE if label == 2 else canvas.BLUE for label in likeliest
+    ]
+    np.testing.assert_allclose([bar.get_width() for bar in bars], explanation.probabilities[likeliest])
+
+    def larger(tokens, size):  # so small an image is drawn four times as large
+        return over_image(tokens, 4 * size, (96, 64))
+
+    expected = [(larger(cam.values, cam.token_size), 0, cam.values.max()) for cam in explanation.of_class.cams]
+    gradient = explanation.of_class.input_gradient
+    expected.append((gradient.repeat(4, axis=0).repeat(4, axis=1), 0, gradient.max()))
+    middle = 0 if modulation == "focal" else 0.5
+    for block in explanation.blocks:
+        reach = max(abs(m.values - middle).max() for m in block.maps if m.kind == "gate")
+        for m in block.maps:
+            low, high = (middle - reach, middle + reach) if m.kind == "gate" else (0, m.values.max())
+            expected.append((larger(m.values, block.token_size), low, high))
+    ends = [text.get_text() for text in figures[0].texts if re.fullmatch(r"−?[\d.]+(e[−+]?\d+)?", text.get_text())]
+    assert len(panels) == len(ends) == 2 * len(expected)
+    for index, (values, low, high) in enumerate(expected):
+        colours = colormaps["viridis" if low == 0 else "RdBu_r"]((values - low) / (high - low))[..., :3]
+        np.testing.assert_allclose(panels[2 * index].images[0].get_array(), 0.72 * colours + 0.28, atol=1e-9)
+        found = [float(end.replace("−", "-")) for end in ends[2 * index : 2 * index + 2]]
+        np.testing.assert_allclose(found, [low, high], rtol=6e-2, atol=1e-12)
+    notes = {text.get_text() for text in figures[0].texts}
+    assert (explain_picture.GATES_NOTE in notes, explain_picture.CONTEXT_NOTE in notes) == (not middle, bool(middle))
 
 
 def test_hostile_names_are_only_text(tmp_path):
