@@ -14,6 +14,7 @@ from minifocal.cli.figures import FIGURES, MEASURED
 from minifocal.models.config import FOCAL
 from minifocal.training.augment import Augmentation
 from minifocal.training.train_config import TrainConfig
+from minifocal.viz import training_pictures, watched_run
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "figures"
@@ -191,7 +192,7 @@ def test_measure_trains_with_the_recipes_and_draws_what_comes_of_it(tmp_path, mo
 
         def choose(modulation):
             network, _ = recipe.choose(modulation)
-            return network, TrainConfig(epochs=2, batch_size=16, augmentation=Augmentation(shift=1))
+            return network, TrainConfig(epochs=2, batch_size=16, lr=0.03, augmentation=Augmentation(shift=1))
 
         return type("Recipe", (), {"choose": staticmethod(choose)})
 
@@ -218,8 +219,28 @@ def test_measure_trains_with_the_recipes_and_draws_what_comes_of_it(tmp_path, mo
 
     monkeypatch.setattr(figures, "progress_bar", Bar)
     monkeypatch.setattr(figures, "digits_splits", lambda: few_digits(250))
+    trained, tested = [], []
+
+    def spy_on(module):
+        trainer, evaluate = module.Trainer, module.evaluate
+
+        def make(model, train, validation, standardize, config, **options):
+            trained.append((config.lr, config.seed))
+            return trainer(model, train, validation, standardize, config, **options)
+
+        def count(model, data, standardize):
+            tested.append(len(data))
+            return evaluate(model, data, standardize)
+
+        monkeypatch.setattr(module, "Trainer", make)
+        monkeypatch.setattr(module, "evaluate", count)
+
+    spy_on(watched_run)
+    spy_on(training_pictures)
     out = str(tmp_path / "figures")
     assert main(["figures", "--measure", "gates", "training", "--out", out]) == 0
+    assert trained == [(figures.SHAPES_RATE, 0), (0.03, 0), (0.03, 3), (0.03, 0), (0.03, 3)]
+    assert tested == [20, 40, 40, 40, 40]
     assert [Path(line.removeprefix("measuring ")).name for line in capsys.readouterr().out.splitlines()] == [
         *("shapes.json", "shapes.json", "training.json", "training.json"),
         *("receptive_fields.png", "gates.png", "training.png"),

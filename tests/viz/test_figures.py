@@ -13,6 +13,7 @@ from minifocal.errors import InputError
 from minifocal.functional.layer_norm import layer_norm_backward, layer_norm_forward
 from minifocal.gradcheck import check_gradients
 from minifocal.ops import REFERENCE
+from minifocal.training.step import evaluate
 from minifocal.training.train_config import TrainConfig
 from minifocal.viz import step_pictures, watched_run
 from minifocal.viz.block_picture import draw_block, kept_arrays
@@ -108,17 +109,20 @@ def test_a_level_depends_on_its_square_and_on_nothing_else(options):
         assert field.sum() == pytest.approx(1.0, rel=1e-12)
 
 
-def test_the_way_back_to_one_level_equals_differences_of_its_context():
-    """Every pixel of a patch in and beside the square moved by hand: the context of level 1 of one token answers."""
+@pytest.mark.parametrize("which", [0, 3], ids=["level 1", "modulation"])
+def test_the_way_back_equals_differences_of_what_one_token_gathers(which):
+    """Every pixel of a patch in and beside the square moved by hand: level 1 or the modulation of a token answers."""
     model, token = network(), (4, 5)
     model.use_ops(REFERENCE)
     image = IMAGES[:1]
-    field = effective_fields(model, image, token)[0]
+    field = effective_fields(model, image, token)[which]
     signs = np.random.default_rng([0]).choice([-1.0, 1.0], (1, 5))
 
-    def context(pixels):
+    def gathered(pixels):
         _, cache = model.forward(pixels)
-        return (signs[0] * cache.layers[0].blocks[0].modulation.context.levels[0].ctx[0, token[0], token[1]]).sum()
+        seen = cache.layers[0].blocks[0].modulation
+        found = model.layers[0].blocks[0].modulation.proj(seen.proj.x) if which else seen.context.levels[0].ctx
+        return (signs[0] * found[0, token[0], token[1]]).sum()
 
     sums = {}
     for patch in ((4, 5), (3, 4), (5, 5), (4, 7)):
@@ -126,11 +130,22 @@ def test_the_way_back_to_one_level_equals_differences_of_its_context():
         for channel, row, column in np.ndindex(2, 2, 2):
             step = np.zeros_like(image)
             step[0, channel, 2 * patch[0] + row, 2 * patch[1] + column] = 1e-6
-            total += abs(context(image + step) - context(image - step)) / 2e-6
+            total += abs(gathered(image + step) - gathered(image - step)) / 2e-6
         sums[patch] = total
-    assert sums[4, 7] == 0.0
+    assert (sums[4, 7] == 0.0) == (which == 0)
     for patch, total in sums.items():
         assert field[patch] / field[4, 5] == pytest.approx(total / sums[4, 5], rel=1e-6, abs=1e-12)
+
+
+def test_what_levels_and_the_whole_map_gather_has_no_gate_in_it():
+    model = network()
+    before = effective_fields(model, IMAGES, (8, 6))
+    f = model.layers[0].blocks[0].modulation.f
+    f.bias.data[-3:] += [1.0, -2.0, 3.0]
+    after = effective_fields(model, IMAGES, (8, 6))
+    for level in range(3):
+        np.testing.assert_allclose(after[level], before[level], rtol=1e-12)
+    assert np.abs(after[3] - before[3]).max() > 1e-3
 
 
 def test_the_models_gradients_and_table_stay_as_they_are():
@@ -201,6 +216,12 @@ def test_what_is_recorded_are_the_caches_before_and_after_training(run, position
         np.testing.assert_allclose(norms, np.linalg.norm(seen.modulator[image], axis=-1), rtol=6e-3, atol=1e-6)
     fields = effective_fields(twin, standardize(pictures, 255.0, np.float32), (4, 4))
     np.testing.assert_allclose(read.fields[when], np.stack(fields), rtol=1e-2, atol=1e-6)
+
+
+def test_the_accuracy_is_that_of_the_test_images(run):
+    record, model, _, standardize = run
+    test = shapes_splits(size=16, train=64, test=16).test
+    assert record["accuracy"] == evaluate(model, test, standardize).accuracy
 
 
 def test_training_changes_what_is_recorded(run):
