@@ -239,7 +239,7 @@ def test_measure_trains_with_the_recipes_and_draws_what_comes_of_it(tmp_path, mo
     spy_on(training_pictures)
     out = str(tmp_path / "figures")
     assert main(["figures", "--measure", "gates", "training", "--out", out]) == 0
-    assert trained == [(figures.SHAPES_RATE, 0), (0.03, 0), (0.03, 3), (0.03, 0), (0.03, 3)]
+    assert trained == [(0.03, 0), (0.03, 0), (0.03, 3), (0.03, 0), (0.03, 3)]
     assert tested == [20, 40, 40, 40, 40]
     assert [Path(line.removeprefix("measuring ")).name for line in capsys.readouterr().out.splitlines()] == [
         *("shapes.json", "shapes.json", "training.json", "training.json"),
