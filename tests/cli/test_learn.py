@@ -253,7 +253,7 @@ def test_a_terminal_without_greek_letters_shows_the_hints():
 
 
 def test_it_works_from_a_wheel_in_an_empty_folder(tmp_path):
-    """The stubs, hints and solutions are part of what is installed."""
+    """The stubs, hints and solutions are part of what is installed; and so are the files of pages and kernels."""
     root = Path(__file__).parents[2]
     source = tmp_path / "source"
     names = ("pyproject.toml", "README.md", "LICENSE", "minifocal")
@@ -284,6 +284,16 @@ def test_it_works_from_a_wheel_in_an_empty_folder(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     unpacked = tmp_path / "unpacked"
     shutil.unpack_archive(wheel, unpacked, "zip")
+    for folder in ("viz/pages", "fused", "learn/exercises", "data"):
+        here, there = (
+            {
+                file.relative_to(top)
+                for file in (top / "minifocal" / folder).rglob("*")
+                if "__pycache__" not in file.parts
+            }
+            for top in (root, unpacked)
+        )
+        assert here == there
     for words, status in ((["start", "06"], 0), (["check", "06"], 1), (["hint", "06"], 0)):
         done = subprocess.run(
             [sys.executable, "-m", "minifocal", "learn", *words],
