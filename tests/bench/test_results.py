@@ -1,8 +1,10 @@
 """What comes out: ratios, right ones, and nothing else; shares that add up; and wrong gradients are caught."""
 
 import json
+import re
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,3 +216,33 @@ def test_values_that_are_not_finite_do_not_pass():
     zero = check.Trained(1.0, {"a": np.zeros(2), "b": np.ones(2)})
     assert check.compare(zero, zero).passed
     assert not check.compare(good, zero).passed
+
+
+ROOT = Path(__file__).parents[2]
+ROWS = {"focalnet_tiny_srf": "tiny_srf", "focalnet_tiny_lrf": "tiny_lrf"}  # the README's names, where they are longer
+
+
+def test_the_table_of_the_readme_is_what_was_measured():
+    """The speed beside PyTorch eager, and in brackets beside its fastest way; peak memory beside PyTorch eager's."""
+    measured = json.loads((ROOT / "figures" / "bench.json").read_text(encoding="utf-8"))
+    table = re.findall(r"^\| `(\w+)`[^|]*\|(.*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = {ROWS.get(name, name): [cell.strip() for cell in cells.split("|")] for name, cells in table}
+    rows, base = report.speeds(measured)
+    assert base == "torch eager"
+    speeds = {(workload, mode): found for workload, mode, found in rows}
+    workloads = list(dict.fromkeys(workload for workload, _ in speeds))
+
+    def cell(workload, mode, name):
+        found = speeds.get((workload, mode))
+        if found is None:
+            return ""
+        fastest = max(speed for way, speed in found.items() if way.startswith("torch"))
+        return f"{found[name]:.2f} ({found[name] / fastest:.2f})"
+
+    for workload in workloads:
+        expected = [
+            cell(workload, mode, name) for mode in ("training step", "inference 8") for name in ("numba", "numpy")
+        ]
+        memory = measured["memory"][workload]
+        assert shown[workload] == [*expected, f"{memory['numba']:.2f}, {memory['numpy']:.2f}"], workload
+    assert len(workloads) == 5

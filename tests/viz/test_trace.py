@@ -100,8 +100,21 @@ def test_an_array_that_is_kept_is_the_very_one_that_went_in():
     kept = {item["name"]: item for item in step["kept"]}
     assert kept["x"]["array"] == step["in"][0]["array"]
     assert kept["x"]["same"] == "x"
+    assert kept["weight"]["same"] == "weight"
     back = next(step for step in trace.steps if step["slug"] == "backward/layers.0.blocks.0.modulation.f")
+    assert [item["same"] for item in back["kept"]] == [None, "layers.0.blocks.0.modulation.f.weight"]
     assert [item["array"] for item in back["kept"]] == [item["array"] for item in step["kept"]]
+
+
+def test_what_is_taken_apart_is_called_what_it_is_for():
+    recording, trace = traced()
+    step = next(step for step in trace.steps if step["slug"] == "forward/layers.0.blocks.0.modulation/split")
+    seen = recording.calls[0].result[1].layers[0].blocks[0].modulation
+    parts = {shown["name"]: trace.arrays[shown["array"]] for shown in step["out"]}
+    assert parts.keys() == {"q", "ctx", "gates"}
+    assert parts["q"] is seen.q
+    assert parts["ctx"] is seen.context.levels[0].conv.x
+    assert parts["gates"] is seen.gates
 
 
 def test_where_an_array_comes_from_is_the_step_that_made_it():

@@ -15,13 +15,15 @@ from test_recorder import MODULATIONS, network
 from minifocal import interop
 from minifocal.cli import main
 from minifocal.cli.inputs import read_input
+from minifocal.data import digits_splits
 from minifocal.functional.activations import sigmoid_forward
+from minifocal.functional.cross_entropy import log_softmax
 from minifocal.functional.depthwise_conv import depthwise_conv_backward, depthwise_conv_forward
 from minifocal.viz import trace_page
 from minifocal.viz.recorder import record
 from minifocal.viz.trace import make_trace
 
-IMAGE = "digits:7"
+IMAGE, IMAGE_LABEL = "digits:7", digits_splits().test.labels[7]
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>{{values}}"
 
 
@@ -68,11 +70,16 @@ def read(text):
 
 @pytest.mark.parametrize("modulation", MODULATIONS)
 def test_the_page_needs_nothing_beside_itself_and_complains_of_nothing(visit, traced, modulation):
-    path, _ = traced(modulation)
+    path, run = traced(modulation)
     assert path.stat().st_size < 3e6
     window, page = ready(visit, path)
     assert window.requests == []
     assert page.locator("h2").first.inner_text().startswith("The forward pass")
+    probabilities = np.exp(log_softmax(calls_of(run)[0].result[0]))[0]
+    likeliest = np.argsort(-probabilities)[:3]
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#answer tr").all()]
+    assert rows == [[str(label), f"{100 * probabilities[label]:.1f} %"] for label in likeliest]
+    assert f"the class {IMAGE_LABEL}: " in page.locator("#summary").inner_text()
     for key in ("ArrowDown", "ArrowRight", "ArrowDown", "ArrowDown", "ArrowRight", "ArrowLeft", "ArrowUp"):
         page.keyboard.press(key)
     assert page.locator("#step .trail li").count() == 2
@@ -366,6 +373,8 @@ def test_of_a_large_network_a_part_is_shown_and_said_to_be_one(visit, tmp_path, 
     assert "too large" in page.locator("#playgrounds").inner_text()
     assert window.complaints == []
     shown = page.evaluate("window.minifocal.arrays[window.minifocal.steps[window.minifocal.detail.step].in[1].array]")
+    extremes = [shown["low"], shown["high"], shown["norm"]]  # of the whole
+    assert extremes == [float(f"{value:.6g}") for value in (weight.min(), weight.max(), np.linalg.norm(weight))]
     rows, columns = shown["shown"]
     assert shown["shape"] == list(weight.shape)
     values = page.evaluate(
