@@ -222,6 +222,25 @@ def test_gradients_stand_beside_their_check(visit, traced):
             assert read(by_hand) == pytest.approx(read(numeric), rel=1e-5, abs=1e-12)
 
 
+def test_the_parameters_inside_a_layer_stand_beside_the_norm_of_their_gradients(visit, traced):
+    path, run = traced("focal")
+    model = calls_of(run)[0].layer
+    _, page = ready(visit, path, "#backward/layers.1.blocks.1.mlp")
+    table = page.locator("#step table", has=page.locator("th", has_text="L2 norm of the gradient"))
+    rows = [row.locator("td").all_inner_texts() for row in table.locator("tbody tr").all()]
+    expected = [
+        [
+            name,
+            f"({', '.join(map(str, p.data.shape))}{',' * (p.data.ndim == 1)})",
+            float(f"{np.linalg.norm(p.grad):.3e}"),
+        ]
+        for name, p in model.named_parameters()
+        if name.startswith("layers.1.blocks.1.mlp.")
+    ]
+    assert len(expected) == 4
+    assert [[name, shape, read(norm)] for name, shape, norm in rows] == expected
+
+
 def test_the_playgrounds_numerics_are_numpy_s(visit, traced):
     path, _ = traced("box_mean")
     _, page = ready(visit, path)
@@ -302,6 +321,12 @@ def test_the_gating_playground_agrees_with_numpy(visit, traced, modulation):
     for here, there in zip(state, (modulator, seen.q * modulator), strict=True):
         np.testing.assert_allclose(here, there.ravel(), rtol=0, atol=1e-6 * np.abs(there).max())
     assert "in the pass" in section.inner_text()
+    if modulation == "focal":  # what is told of a token is of the one that was chosen
+        section.locator("figure canvas").first.click(position={"x": 60, "y": 30})
+        row, column = map(int, re.search(r"row (\d+), column (\d+)", section.inner_text()).groups())
+        assert (row, column) != (0, 0)
+        told = [cells.locator("td").nth(1).inner_text() for cells in section.locator("tbody tr").all()]
+        assert [read(gate) for gate in told] == [float(f"{gate:.3e}") for gate in seen.gates[0, row, column]]
     assert window.complaints == []
 
 
