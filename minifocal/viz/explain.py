@@ -19,7 +19,7 @@ from minifocal.arrays import Array, as_numpy, get_array_module, overflow_is_look
 from minifocal.errors import InputError, check_integer
 from minifocal.functional.cross_entropy import log_softmax
 from minifocal.models.focalnet import FocalNet, FocalNetCache
-from minifocal.viz.maps import BlockMaps, block_maps
+from minifocal.viz.maps import BlockMaps, TokenGrid, block_maps, token_grid
 
 
 class WayBack(NamedTuple):
@@ -39,12 +39,12 @@ class StageCam:
     """Grad-CAM of one stage.
 
     Attributes:
-        stage: its index. token_size: pixels of a token's side, in the image.
+        stage: its index. grid: where its tokens lie in the image.
         values: (H_s, W_s), at least 0, on the host.
     """
 
     stage: int
-    token_size: int
+    grid: TokenGrid
     values: np.ndarray
 
 
@@ -148,11 +148,10 @@ def class_maps(model: FocalNet, cache: FocalNetCache, label: int, gradients: Way
         model: that made the pass. cache: of its forward pass. gradients: of the logit of class `label`.
         image: which one of the batch.
     """
-    stem = model.patch_embed.stride
     cams = []
     for stage, (features, dfeatures) in enumerate(zip(cache.stage_maps, gradients.features, strict=True)):
         values = grad_cam(as_numpy(features[image]), as_numpy(dfeatures[image]))
-        cams.append(StageCam(stage, stem * 2**stage, values))
+        cams.append(StageCam(stage, token_grid(model, stage), values))
     input_gradient = np.abs(as_numpy(gradients.images[image])).max(axis=0)
     return ClassMaps(label, cams, input_gradient)
 

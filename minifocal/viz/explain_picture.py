@@ -26,7 +26,7 @@ from minifocal.viz.canvas import (
     save_figure,
 )
 from minifocal.viz.explain import Explanation
-from minifocal.viz.maps import GATE, BlockMaps, over_image
+from minifocal.viz.maps import GATE, BlockMaps, TokenGrid, over_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -228,7 +228,7 @@ class _Picture:
         for column, cam in enumerate(of_class.cams):
             title = f"Grad-CAM, stage {cam.stage + 1}" if len(of_class.cams) > 1 else "Grad-CAM"
             scale = Scale(0.0, float(cam.values.max()), POSITIVE)
-            self._map(column, top, title, self._over(cam.values, cam.token_size), scale)
+            self._map(column, top, title, self._over(cam.values, cam.grid), scale)
         values = _larger(of_class.input_gradient, self.times)
         self._map(len(of_class.cams), top, "input gradient", values, Scale(0.0, float(values.max()), POSITIVE))
 
@@ -238,11 +238,11 @@ class _Picture:
         shared = gate_scale(block, self.modulation)
         for column, shown in enumerate(block.maps):
             scale = shared if shown.kind == GATE else Scale(0.0, float(shown.values.max()), POSITIVE)
-            self._map(column, top, shown.name, self._over(shown.values, block.token_size), scale)
+            self._map(column, top, shown.name, self._over(shown.values, block.grid), scale)
 
-    def _over(self, tokens: np.ndarray, token_size: int) -> np.ndarray:
+    def _over(self, tokens: np.ndarray, grid: TokenGrid) -> np.ndarray:
         height, width = self.hw
-        return over_image(tokens, token_size * self.times, (height * self.times, width * self.times))
+        return over_image(tokens, grid.enlarged(self.times), (height * self.times, width * self.times))
 
     def _map(self, column: int, top: float, title: str, values: np.ndarray, scale: Scale) -> None:
         """Draw one map over the image: its name above, below it what its colours mean."""

@@ -1,7 +1,7 @@
 """What a pass has left to see: maps of tokens out of the caches, and how they are laid over the image."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,35 @@ from minifocal.models.focalnet import FocalNet, FocalNetCache
 from minifocal.models.modulation import BoxLevels, Modulation, SigmoidGateModulation
 
 GATE, NORM = "gate", "norm"
+
+
+class TokenGrid(NamedTuple):
+    """Where the tokens of a stage lie in the image: the middle of token i at pixel centre + size * i, both ways.
+
+    Attributes:
+        size: pixels from one token to the next. centre: of the first token, in pixels, the first pixel's middle at 0.
+    """
+
+    size: int
+    centre: float
+
+    def enlarged(self, times: int) -> "TokenGrid":
+        """Give the same in an image whose pixels are squares of times * times."""
+        return TokenGrid(self.size * times, self.centre * times + (times - 1) / 2)
+
+
+def token_grid(model: FocalNet, stage: int) -> TokenGrid:
+    """Find where the tokens of a stage lie: each patch embedding on the way takes patches of what is before it.
+
+    Args:
+        model: of any patches. stage: its index.
+    """
+    size, centre = 1, 0.0
+    for embed in (model.patch_embed, *(layer.downsample for layer in model.layers[:stage])):
+        assert embed is not None
+        centre += ((embed.size - 1) / 2 - embed.padding) * size
+        size *= embed.stride
+    return TokenGrid(size, centre)
 
 
 @dataclass(frozen=True)
@@ -33,13 +62,13 @@ class BlockMaps:
     """The maps of one block, for one image.
 
     Attributes:
-        stage, block: their indices. token_size: pixels of a token's side, in the image.
+        stage, block: their indices. grid: where the tokens lie in the image.
         maps: those of the levels, the modulator, and the query times the modulator, in this order.
     """
 
     stage: int
     block: int
-    token_size: int
+    grid: TokenGrid
     maps: list[TokenMap]
 
     @property
@@ -61,7 +90,6 @@ def block_maps(model: FocalNet, cache: FocalNetCache, image: int = 0) -> list[Bl
         cache: of its forward pass.
         image: which one of the batch.
     """
-    stem = model.patch_embed.stride
     found = []
     for stage, (layer, stage_cache) in enumerate(zip(model.layers, cache.layers, strict=True)):
         kernels = model.config.kernel_sizes(stage)
@@ -77,29 +105,26 @@ def block_maps(model: FocalNet, cache: FocalNetCache, image: int = 0) -> list[Bl
                 maps.append(TokenMap("gate, mean of channels", GATE, as_numpy(seen.gates[image].mean(axis=-1))))
             maps.append(TokenMap("modulator", NORM, _norm(seen.modulator, image)))
             maps.append(TokenMap("query × modulator", NORM, _norm(seen.q * seen.modulator, image)))
-            found.append(BlockMaps(stage, number, stem * 2**stage, maps))
+            found.append(BlockMaps(stage, number, token_grid(model, stage), maps))
     return found
 
 
-def over_image(tokens: np.ndarray, token_size: int, image_hw: tuple[int, int]) -> np.ndarray:
+def over_image(tokens: np.ndarray, grid: TokenGrid, image_hw: tuple[int, int]) -> np.ndarray:
     """Bring a map of tokens to the pixels of the image.
 
     Bilinear between the centres of the tokens; beyond the outermost centres the edge value stays.
 
     Args:
-        tokens: (H, W). token_size: pixels of a token's side.
-        image_hw: height and width of the image: pixels that belong to no token have the nearest one's value, and
-            tokens that reach beyond the image are cut.
+        tokens: (H, W). grid: where they lie; tokens may reach beyond the image, and pixels beyond the tokens.
+        image_hw: height and width of the image.
     Returns:
-        (height, width).
+        (height, width), float64.
     """
-    from scipy.ndimage import zoom
+    from scipy.ndimage import map_coordinates
 
-    pixels = zoom(tokens.astype(np.float64), token_size, order=1, mode="nearest", grid_mode=True)
-    height, width = image_hw
-    pixels = pixels[:height, :width]
-    missing = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]))
-    return np.pad(pixels, missing, mode="edge")
+    rows, columns = ((np.arange(n) - grid.centre) / grid.size for n in image_hw)  # of each pixel, in tokens
+    where = np.meshgrid(rows, columns, indexing="ij")
+    return map_coordinates(tokens.astype(np.float64), where, order=1, mode="nearest")
 
 
 def _gates(seen: Any, image: int) -> np.ndarray:

@@ -193,7 +193,7 @@ def test_grad_cam_of_a_tiny_network_by_hand():
     assert 0 < np.count_nonzero(expected) < H * W  # both branches of the ReLU
     found = explain(model, images, label=2).of_class.cams
     np.testing.assert_allclose(found[1].values, expected, rtol=1e-6, atol=1e-9)
-    assert [(cam.stage, cam.token_size, cam.values.shape) for cam in found] == [(0, 4, (6, 4)), (1, 8, (3, 2))]
+    assert [(cam.stage, cam.grid.size, cam.values.shape) for cam in found] == [(0, 4, (6, 4)), (1, 8, (3, 2))]
 
 
 def test_grad_cam_weighs_channels_by_their_mean_gradient():
@@ -354,10 +354,10 @@ def test_colours_and_the_numbers_below_are_those_of_the_maps(tmp_path, monkeypat
     ]
     np.testing.assert_allclose([bar.get_width() for bar in bars], explanation.probabilities[likeliest])
 
-    def larger(tokens, size):  # so small an image is drawn four times as large
-        return over_image(tokens, 4 * size, (96, 64))
+    def larger(tokens, grid):  # so small an image is drawn four times as large
+        return over_image(tokens, grid.enlarged(4), (96, 64))
 
-    expected = [(larger(cam.values, cam.token_size), 0, cam.values.max()) for cam in explanation.of_class.cams]
+    expected = [(larger(cam.values, cam.grid), 0, cam.values.max()) for cam in explanation.of_class.cams]
     gradient = explanation.of_class.input_gradient
     expected.append((gradient.repeat(4, axis=0).repeat(4, axis=1), 0, gradient.max()))
     middle = 0 if modulation == "focal" else 0.5
@@ -365,7 +365,7 @@ def test_colours_and_the_numbers_below_are_those_of_the_maps(tmp_path, monkeypat
         reach = max(abs(m.values - middle).max() for m in block.maps if m.kind == "gate")
         for m in block.maps:
             low, high = (middle - reach, middle + reach) if m.kind == "gate" else (0, m.values.max())
-            expected.append((larger(m.values, block.token_size), low, high))
+            expected.append((larger(m.values, block.grid), low, high))
     ends = [text.get_text() for text in figures[0].texts if re.fullmatch(r"−?[\d.]+(e[−+]?\d+)?", text.get_text())]
     assert len(panels) == len(ends) == 2 * len(expected)
     for index, (values, low, high) in enumerate(expected):

@@ -5,7 +5,7 @@ import pytest
 
 import minifocal as mf
 from minifocal.models.config import FocalNetConfig
-from minifocal.viz.maps import block_maps, over_image
+from minifocal.viz.maps import TokenGrid, block_maps, over_image, token_grid
 
 SHAPE = {
     "in_chans": 2,
@@ -31,7 +31,7 @@ def test_focal_modulation_shows_a_gate_a_level_modulator_and_product(images):
     model = network("focal", ops="reference")
     _, cache = model.forward(images)
     found = block_maps(model, cache, image=1)
-    assert [(maps.name, maps.token_size) for maps in found] == [
+    assert [(maps.name, maps.grid.size) for maps in found] == [
         ("stage 1, block 1", 4),
         ("stage 2, block 1", 8),
         ("stage 2, block 2", 8),
@@ -83,7 +83,7 @@ def test_every_table_shows_the_same(images, modulation, recompute, ops):
 
 def test_between_the_centres_of_tokens_lies_a_straight_line():
     tokens = np.array([[1.0, 3.0], [2.0, 8.0], [0.0, 1.0]])
-    pixels = over_image(tokens, 2, (6, 4))
+    pixels = over_image(tokens, TokenGrid(2, 0.5), (6, 4))
     assert pixels.shape == (6, 4)
     # The centre of token i lies at pixel 2i + 1/2, so pixels 0 and 3 lie beyond the outermost centres of a row.
     np.testing.assert_allclose(pixels[0], [1, 1.5, 2.5, 3], rtol=1e-12)
@@ -92,5 +92,39 @@ def test_between_the_centres_of_tokens_lies_a_straight_line():
 
 def test_pixels_that_fill_no_token_have_the_nearest_value_and_tokens_beyond_the_image_are_cut():
     tokens = np.array([[1.0, 3.0]])
-    assert over_image(tokens, 2, (3, 5)).tolist() == [[1, 1.5, 2.5, 3, 3]] * 3
-    assert over_image(tokens, 2, (1, 3)).tolist() == [[1, 1.5, 2.5]]
+    assert over_image(tokens, TokenGrid(2, 0.5), (3, 5)).tolist() == [[1, 1.5, 2.5, 3, 3]] * 3
+    assert over_image(tokens, TokenGrid(2, 0.5), (1, 3)).tolist() == [[1, 1.5, 2.5]]
+
+
+def test_an_image_with_larger_pixels_has_the_same_map_in_between():
+    tokens = np.random.default_rng(1).standard_normal((3, 4))
+    grid = TokenGrid(5, 1.0)
+    fine = over_image(tokens, grid.enlarged(3), (45, 60))
+    np.testing.assert_allclose(fine[1::3, 1::3], over_image(tokens, grid, (15, 20)), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("options", "grids"),
+    [
+        ({}, [(4, 1.5), (8, 3.5)]),
+        ({"pad_mode": "pad"}, [(4, 1.5), (8, 3.5)]),
+        ({"use_conv_embed": True}, [(4, 1.0), (8, 1.0)]),
+    ],
+)
+def test_a_token_lies_in_the_middle_of_the_pixels_that_it_is_made_of(options, grids):
+    config = FocalNetConfig(image_size=(48, 40), patch_size=4, modulation="focal", **SHAPE, **options)
+    model = mf.FocalNet(config, dtype="float64", init="lecun", ops="reference")
+    images = np.random.default_rng(0).standard_normal((1, 48, 40, 2))
+    tokens, stem = model.patch_embed.forward(images)
+    halved, downsample = model.layers[0].downsample.forward(tokens)
+    row, column = 2, 3
+    for stage, (features, expected) in enumerate(zip((tokens, halved), grids, strict=True)):
+        dx = np.zeros_like(features)
+        dx[0, row, column] = np.random.default_rng(2).standard_normal(features.shape[-1])
+        if stage:
+            dx = model.layers[0].downsample.backward(dx, downsample)
+        seen = model.patch_embed.backward(dx, stem)[0].any(axis=-1)
+        grid = token_grid(model, stage)
+        assert grid == expected
+        for pixels, token in ((np.flatnonzero(seen.any(axis=1)), row), (np.flatnonzero(seen.any(axis=0)), column)):
+            assert (pixels[0] + pixels[-1]) / 2 == grid.centre + grid.size * token
