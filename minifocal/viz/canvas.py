@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 SIGNED, POSITIVE = "RdBu_r", "viridis"  # colour maps, legible to colour-blind readers: around zero, and from zero up
 
 # What would differ from one drawing to the next is left out, so that the same picture has the same bytes.
@@ -34,6 +34,19 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), layout=None, dpi=120)
     FigureCanvasAgg(figure)
     return figure
+
+
+def colour_table(name: str, count: int) -> np.ndarray:
+    """Give colours of one of Matplotlib's colour maps, for pages that paint by themselves.
+
+    Args:
+        name: SIGNED, POSITIVE or another. count: how many, at least 2: equally far from each other.
+    Returns:
+        (count, 3), uint8: red, green and blue, of the lowest value first.
+    """
+    from matplotlib import colormaps
+
+    return np.asarray(colormaps[name](np.linspace(0, 1, count), bytes=True))[:, :3]
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:

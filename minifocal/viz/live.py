@@ -20,7 +20,7 @@ from minifocal.threads import one_blas_thread
 from minifocal.training.listener import Listener
 from minifocal.training.step import StepRecord, load_batch
 from minifocal.training.trainer import Trainer
-from minifocal.viz.canvas import POSITIVE, SIGNED, as_rgb
+from minifocal.viz.canvas import POSITIVE, SIGNED, as_rgb, colour_table
 from minifocal.viz.live_server import Document
 from minifocal.viz.maps import GATE, BlockMaps, block_maps
 
@@ -205,7 +205,7 @@ def describe_run(title: str, trainer: Trainer, chosen: np.ndarray) -> dict[str, 
         "steps_per_epoch": trainer.steps_per_epoch,
         "total_steps": trainer.schedule.total_steps,
         "first_step": steps_done(trainer),
-        "colours": {name: _encoded(colours(name)) for name in (SIGNED, POSITIVE)},
+        "colours": {name: _encoded(colour_table(name, 256)) for name in (SIGNED, POSITIVE)},
         "images": [
             {
                 "class": one_line(data.class_names[data.labels[at]]),
@@ -216,13 +216,6 @@ def describe_run(title: str, trainer: Trainer, chosen: np.ndarray) -> dict[str, 
             for at in chosen
         ],
     }
-
-
-def colours(name: str) -> np.ndarray:
-    """Give a colour map of Matplotlib's as (256, 3) bytes, from its lowest value to its highest."""
-    from matplotlib import colormaps
-
-    return np.asarray(colormaps[name](np.arange(256), bytes=True))[:, :3]
 
 
 def rgb_pixels(image: np.ndarray, max_value: float) -> np.ndarray:

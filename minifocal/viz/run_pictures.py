@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, POSITIVE, SIGNED, new_figure, save_figure
+from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, POSITIVE, PURPLE, SIGNED, new_figure, save_figure
 from minifocal.viz.fields import level_names, receptive_widths
 from minifocal.viz.watched_run import SHOWN, WatchedRun, watched_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEVEL_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7")
+LEVEL_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 LABELS = {"gate 3 × 3": "gate 3 × 3", "modulator": "|modulator|"}
 SMALLEST_SHARE = 1e-5  # where the colours of receptive fields begin
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, save_figure
+from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PEER_COLOURS = ("#BBBBBB", "#888888", "#555555")  # of PyTorch's ways
-OWN_COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7")
+OWN_COLOURS = (ORANGE, BLUE, GREEN, PURPLE)
 PEER, LIMIT = "torch", "floor"
 LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 BAR, PANEL = 0.17, 0.42  # inches: a bar, and what a panel needs around its bars

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from minifocal.viz.canvas import POSITIVE, SIGNED
+from minifocal.viz.canvas import POSITIVE, SIGNED, colour_table
 from minifocal.viz.trace import Trace
 
 MOST_NUMBERS = 4_000_000  # on a page: some 18 MB of them
 SIGNIFICANT = 6  # digits that the page prints
 SCRIPTS = ("numerics.js", "heatmap.js", "playgrounds.js", "steps.js")
-TOLERANCE = {
-    "complex step": 1e-10,
-    "central differences": 1e-7,
-}  # relative errors that pass, as check_gradients takes them
+TOLERANCE = {"complex step": 1e-10, "central differences": 1e-7}
+"""The largest relative error that passes: of the second, as check_gradients has it."""
+COLOURS = 33  # of a colour map; between them the page goes in straight lines
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def trace_html(trace: Trace) -> str:
@@ -40,7 +40,9 @@ def trace_html(trace: Trace) -> str:
         "summary": {**trace.summary, "playground": _whole(trace.summary["playground"], trace.arrays, shown)},
         "formulas": [mathml()[tex] for tex in formulas],
         "picture": _picture(trace.pixels),
-        "colours": {"signed": _colours(SIGNED), "positive": _colours(POSITIVE)},
+        "colours": {
+            kind: colour_table(name, COLOURS).tolist() for kind, name in (("signed", SIGNED), ("positive", POSITIVE))
+        },
         "tolerance": TOLERANCE,
     }
     parts = {
@@ -141,8 +143,10 @@ def as_printed(numbers: np.ndarray) -> np.ndarray:
     """Give float32 numbers that print with SIGNIFICANT digits as the float64 numbers do.
 
     Rounding twice, to float32 and then to decimal digits, now and then gives another last digit than rounding once:
-    such a number becomes its neighbour.
+    such a number becomes its neighbour. Numbers nearer to zero than SMALLEST become 0: float32 has not so many digits
+    for them.
     """
+    numbers = np.where(np.abs(numbers) < SMALLEST, 0.0, numbers)
     nearest = numbers.astype(np.float32)
     wanted = _digits(numbers)
     for place in np.flatnonzero(_digits(nearest) != wanted):
@@ -155,10 +159,3 @@ def as_printed(numbers: np.ndarray) -> np.ndarray:
 
 def _digits(numbers: np.ndarray) -> np.ndarray:
     return np.array([float(f"{value:.{SIGNIFICANT - 1}e}") for value in numbers.tolist()])
-
-
-def _colours(name: str) -> list[list[int]]:
-    """Some colours of a Matplotlib colour map, between which the page goes in straight lines."""
-    from matplotlib import colormaps
-
-    return (255 * colormaps[name](np.linspace(0, 1, 33))[:, :3]).round().astype(int).tolist()

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from minifocal.errors import InputError
-from minifocal.viz.canvas import as_rgb, check_picture_path, new_figure, save_figure
+from minifocal.viz.canvas import (
+    POSITIVE,
+    SIGNED,
+    as_rgb,
+    check_picture_path,
+    colour_table,
+    new_figure,
+    save_figure,
+)
 
 
 def draw(path, title="a < b & <script>"):
@@ -38,3 +46,14 @@ def test_another_kind_of_file_is_refused_by_name(tmp_path):
         with pytest.raises(InputError, match=name):
             draw(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [SIGNED, POSITIVE])
+def test_colours_are_those_of_matplotlib(name):
+    from matplotlib import colormaps
+
+    table = colour_table(name, 256)
+    assert (table.shape, table.dtype) == ((256, 3), np.uint8)
+    for value in (0.0, 0.3, 0.5, 1.0):
+        assert table[min(255, int(256 * value))].tolist() == list(colormaps[name](value, bytes=True)[:3])
+    assert colour_table(name, 3).tolist() == [list(colormaps[name](value, bytes=True)[:3]) for value in (0.0, 0.5, 1.0)]

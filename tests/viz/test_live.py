@@ -24,7 +24,7 @@ from minifocal.errors import InputError
 from minifocal.training.listener import Listener, Listeners
 from minifocal.training.trainer import TrainingError
 from minifocal.viz import live, live_server
-from minifocal.viz.live import Curve, LiveView, choose_images, colours, rgb_pixels
+from minifocal.viz.live import Curve, LiveView, choose_images, rgb_pixels
 from minifocal.viz.live_server import Document, LiveServer
 from minifocal.viz.maps import block_maps
 
@@ -479,16 +479,6 @@ def test_pixels_are_grey_or_red_green_and_blue():
     np.testing.assert_array_equal(rgb_pixels(image, 1.0)[1, 0], [46, 139, 232])
     np.testing.assert_array_equal(rgb_pixels(image[:1] * 99, 1.0)[1, 0], [255, 255, 255])
     np.testing.assert_array_equal(rgb_pixels(image[:2], 1.0)[0, 1], [70, 70, 70])  # the mean of 1/11 and 5/11
-
-
-def test_colours_are_those_of_matplotlib():
-    from matplotlib import colormaps
-
-    for name in ("RdBu_r", "viridis"):
-        table = colours(name)
-        assert (table.shape, table.dtype) == ((256, 3), np.uint8)
-        for value in (0.0, 0.3, 0.5, 1.0):
-            assert table[min(255, int(256 * value))].tolist() == list(colormaps[name](value, bytes=True)[:3])
 
 
 # The command

@@ -416,6 +416,8 @@ def test_numbers_print_as_those_that_they_stand_for():
     assert [printed(value) for value in kept.tolist()] == [printed(value) for value in numbers.tolist()]
     np.testing.assert_allclose(kept, numbers, rtol=1.5 * np.finfo("float32").eps)
     assert [printed(v) for v in numbers.astype("float32").tolist()] != [printed(v) for v in numbers.tolist()]
+    near_zero = trace_page.as_printed(np.array([3e-39, -1e-44, 1.25e-38])).tolist()
+    assert list(map(printed, near_zero)) == [0, 0, 1.25e-38]
 
 
 def test_the_formulas_of_the_pages_are_those_of_the_operations():
