@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
+from PIL import Image
 
 from minifocal.cli import figures, main
 from minifocal.cli.figures import FIGURES, MEASURED
@@ -57,10 +59,35 @@ def test_every_picture_that_a_page_shows_exists_and_has_a_maker():
 
 
 @checkout
-def test_all_are_drawn_again_with_the_same_bytes(folder):
+def test_all_are_drawn_again_as_they_are_in_the_repository(folder):
     if not matplotlib.__version__.startswith(f"{MATPLOTLIB}."):
         pytest.skip(f"the pictures in the repository are Matplotlib {MATPLOTLIB}'s, here is {matplotlib.__version__}")
-    assert [name for name in made_files() if (folder / name).read_bytes() != (KEPT / name).read_bytes()] == []
+    assert [name for name in made_files() if not same_picture(folder / name, KEPT / name)] == []
+
+
+def same_picture(drawn: Path, kept: Path) -> bool:
+    """Whether two files are the same to the byte, or would be but for the processor.
+
+    NumPy's logarithms differ in the last bit from one kind of processor to another. Matplotlib rounds coordinates to
+    256ths of a pixel, so that such a bit can turn the edge of a line by one level of 255.
+    """
+    if drawn.read_bytes() == kept.read_bytes():
+        return True
+    if drawn.suffix != ".png":
+        return False
+    images = [np.asarray(Image.open(path).convert("RGBA")).astype(int) for path in (drawn, kept)]
+    return images[0].shape == images[1].shape and int(abs(images[0] - images[1]).max()) <= 1
+
+
+def test_a_picture_with_another_pixel_is_another_picture(tmp_path):
+    files = []
+    for value in (100, 101, 102):
+        pixels = np.full((3, 4, 4), 100, dtype=np.uint8)
+        pixels[1, 2, 0] = value
+        files.append(tmp_path / f"{value}.png")
+        Image.fromarray(pixels).save(files[-1])
+    assert same_picture(files[1], files[0])
+    assert not same_picture(files[2], files[0])
 
 
 @checkout
