@@ -19,6 +19,7 @@ from minifocal.arrays import as_numpy, get_array_module, to_device
 from minifocal.errors import InputError
 from minifocal.functional.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minifocal.gradcheck import check_gradients, check_layer
+from minifocal.layers.finite import NotFiniteError, check_finite
 from minifocal.models.config import FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model, list_models
@@ -37,8 +38,10 @@ __all__ = [
     "FocalNetConfig",
     "InputError",
     "LossScaler",
+    "NotFiniteError",
     "StepGraph",
     "as_numpy",
+    "check_finite",
     "check_gradients",
     "check_layer",
     "create_model",

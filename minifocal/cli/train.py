@@ -37,7 +37,7 @@ from minifocal.training.listener import Listener
 from minifocal.training.optim import OPTIMIZERS
 from minifocal.training.step import StepRecord, evaluate
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.trainer import LAST, Trainer
+from minifocal.training.trainer import LAST, Trainer, TrainingError
 from minifocal.viz.pictures import draw_curves
 
 HELP = "train a network; with no options a FocalNet of Edifice's kind on the embedded digits"
@@ -57,9 +57,9 @@ NETWORK_OPTIONS: dict[str, tuple[Any, str]] = {
     "drop_path_rate": (float, "of the last block"),
     "init": (str, "official, glorot or lecun"),
 }
-EXECUTION_OPTIONS = ("device", "ops", "recompute_levels", "precision", "graph")
+EXECUTION_OPTIONS = ("device", "ops", "recompute_levels", "precision", "graph", "check_finite")
 """Options of how to compute. They change nothing of what is kept with a run, so it may be resumed with others; it ends
-with the same bits only with the same (but for recompute_levels and graph, which change none)."""
+with the same bits only with the same (but for recompute_levels, graph and check_finite, which change none)."""
 
 TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "epochs": (int, "passes over the training images"),
@@ -91,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recompute-levels", action="store_true", help="compute focal levels twice: less memory, more time"
     )
     parser.add_argument("--graph", action="store_true", help="replay a GPU's steps in one launch: for small networks")
+    parser.add_argument(
+        "--check-finite", action="store_true", help="name the first layer that gives infinity or NaN; takes longer"
+    )
     add_live_argument(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the run (default: runs/DATA, numbered)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest)")
@@ -113,9 +116,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContextManager[None]]) -> int:
     folder, settings = _resumed_settings(args) if args.resume else _new_settings(args)
     execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS}
-    resume = (
-        f"minifocal train --resume --out {shlex.quote(str(folder))}{_given_again(execution)}{live_again(args.live)}"
-    )
+    resume = _resume_command(folder, execution, args.live)
     try:
         trainer, splits = _make_trainer(folder, settings, execution)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -133,6 +134,11 @@ def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContex
     except KeyboardInterrupt:
         print(f"stopped at once; the last checkpoint stands, go on with: {resume}")
         return 130
+    except TrainingError as error:
+        if args.check_finite:
+            raise
+        closer = execution | {"graph": False, "check_finite": True}
+        raise TrainingError(f"{error}: {_resume_command(folder, closer, args.live)}") from error
     title = f"{splits.name}, {settings['network'].get('model') or settings['network']['modulation']}"
     draw_curves(trainer.history, folder / CURVES, title=title)
     if not finished:
@@ -147,6 +153,10 @@ def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContex
     return 0
 
 
+def _resume_command(folder: Path, execution: dict[str, Any], live: int | None) -> str:
+    return f"minifocal train --resume --out {shlex.quote(str(folder))}{_given_again(execution)}{live_again(live)}"
+
+
 def _given_again(execution: dict[str, Any]) -> str:
     """The options of how to compute, as they were given: they are not kept with a run."""
     options = {} if execution["device"] == "cpu" else {"--device": execution["device"]}
@@ -155,7 +165,7 @@ def _given_again(execution: dict[str, Any]) -> str:
     if execution["precision"] != "float32":
         options["--precision"] = execution["precision"]
     text = "".join(f" {name} {value}" for name, value in options.items())
-    switches = ("recompute_levels", "graph")
+    switches = ("recompute_levels", "graph", "check_finite")
     return text + "".join(f" --{name.replace('_', '-')}" for name in switches if execution[name])
 
 
@@ -274,13 +284,14 @@ def _make_trainer(folder: Path, settings: dict[str, Any], execution: dict[str, A
         meta={"data": settings["data"]},
         listener=ProgressBar() if on_terminal() else PlainLines(),
         graph=execution["graph"],
+        check_finite=execution["check_finite"],
     )
     return trainer, splits
 
 
 def _build(settings: dict[str, Any], data: Dataset, execution: dict[str, Any]) -> FocalNet:
     options = {"seed": settings["seed"], "dtype": settings["dtype"], **execution}
-    del options["graph"]  # how to train, not what to build
+    del options["graph"], options["check_finite"]  # how to train, not what to build
     if "model" not in settings:
         network = {**settings["network"], "layers": tuple(settings["network"]["layers"])}
         return Network(**network).build(settings["modulation"], data, **options)

@@ -17,6 +17,7 @@ from minifocal.data.dataset import Dataset, Standardize, batch_indices
 from minifocal.errors import InputError
 from minifocal.files import write_bytes
 from minifocal.layers.base import Layer
+from minifocal.layers.finite import NotFiniteError, check_finite
 from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
 from minifocal.training.graphs import StepGraph
 from minifocal.training.listener import Listener
@@ -63,9 +64,11 @@ class Trainer:
         meta: stored in every checkpoint beside progress, class names, scaling of pixels and configuration.
         listener: hears of every step and epoch.
         graph: replay each step in one launch, as StepGraph does; for a small model on a GPU.
+        check_finite: look at every number that a layer makes, as `check_finite` does, and end at the first that is
+            not finite; in float16, where gradients may overflow, on the way forward alone. It changes no bit.
     Raises:
-        InputError: a graph for a model that StepGraph refuses, a batch larger than the data, a warm-up as long as the
-            training, images that do not fit.
+        InputError: a graph for a model that StepGraph refuses, or together with check_finite, a batch larger than the
+            data, a warm-up as long as the training, images that do not fit.
     """
 
     def __init__(
@@ -80,7 +83,12 @@ class Trainer:
         meta: dict[str, Any] | None = None,
         listener: Listener | None = None,
         graph: bool = False,
+        check_finite: bool = False,
     ) -> None:
+        if graph and check_finite:
+            raise InputError(
+                "a graph replays a whole step, and check_finite looks at each layer: leave one of them out"
+            )
         if config.batch_size > len(train):
             raise InputError(
                 f"batch larger than the data: batch_size {config.batch_size}, but only {len(train)} images to train "
@@ -90,6 +98,7 @@ class Trainer:
         self.standardize, self.config, self.folder = standardize, config, folder
         self.meta = meta or {}
         self.listener = listener or Listener()
+        self.check_finite = check_finite
         self.optimizer = config.make_optimizer(model)
         self.scaler = LossScaler(model) if model.ops.precision == "float16" else None
         self._step_options: dict[str, Any] = {
@@ -135,13 +144,13 @@ class Trainer:
         Returns:
             whether the training is finished.
         Raises:
-            TrainingError: the loss is no longer finite.
+            TrainingError: the loss is no longer finite, or, with check_finite, a number in a layer.
             InputError: the folder cannot be written to.
         """
         self._stop = False
         self.listener.on_start(self)
         try:
-            with self._stop_on_interrupt(), overflow_is_looked_for():
+            with self._stop_on_interrupt(), overflow_is_looked_for(), self._look_into_layers():
                 self._save()
                 while not self.finished and not self._stop:
                     self._epoch()
@@ -249,13 +258,28 @@ class Trainer:
         self.listener.on_epoch(record)
         self._warn_at_chance(record)
 
+    @contextmanager
+    def _look_into_layers(self) -> Iterator[None]:
+        """With check_finite, end the run at the first layer that gives a number that is not finite."""
+        if not self.check_finite:
+            yield
+            return
+        try:
+            with check_finite(self.model, gradients=self.scaler is None):
+                yield
+        except NotFiniteError as error:
+            progress = self.progress
+            done = progress.epoch * self.steps_per_epoch + progress.step
+            raise TrainingError(f"after {done} steps, in epoch {progress.epoch + 1}: {error}") from error
+
     def _check_finite(self, value: float, what: str = "the loss") -> None:
         """End a run that has diverged, before anything of it is saved."""
         if not math.isfinite(value):
+            hint = "every layer's output was finite" if self.check_finite else "check_finite names the layer"
             raise TrainingError(
                 f"{what} is {value} in epoch {self.progress.epoch + 1}; try a smaller learning rate "
                 f"(lr {self.config.lr / 3:.2g}), a longer warm-up or another initialisation; the last checkpoint is "
-                "from before"
+                f"from before; {hint}"
             )
 
     def _check_parameters(self) -> None:
