@@ -1,16 +1,27 @@
 """Reading and writing whole files, with errors that a user can act on."""
 
+import errno
+import json
 import os
+import platform
 import shutil
 import stat
+import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from minifocal.errors import InputError, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cannot_read(path: Path, error: OSError) -> InputError:
@@ -52,14 +63,93 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Write `path` wholly or not at all: gives a temporary name beside it, renamed at the end.
 
-    Whatever goes wrong inside the `with` block leaves neither the temporary file nor a changed `path`.
+    Whatever goes wrong inside the `with` block leaves neither the temporary file nor a changed `path`. The file is on
+    the disk before it has its name, so that a power cut leaves the old file or the new one, never an empty one.
     """
-    partial = path.with_name(f"{path.name}.part{os.getpid()}")
+    partial = _partial(path)
+    # A process of this number that was killed may have left one, which may be another name of a file that counts.
+    partial.unlink(missing_ok=True)
     try:
         yield partial
+        _sync(partial)
         os.replace(partial, path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part{os.getpid()}")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file is on the disk: what the operating system could not write after all is an error here."""
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where a folder can be opened for that."""
+    with suppress(OSError):
+        _sync(path)
+
+
+def atomic_link(source: Path, path: Path) -> None:
+    """Make `path` another name of a file, at once; a copy of it where the file system has no hard links."""
+    with atomic_path(path) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what writers of `path` left under temporary names when they were killed; call it when none is alive."""
+    for partial in path.parent.glob(f"{path.name}.part*"):
+        if partial.name.removeprefix(f"{path.name}.part").isdecimal():
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(path: Path, what: str) -> Iterator[bool]:
+    """Hold a lock file while the `with` block lasts; refuse where another process holds it.
+
+    The lock is the kernel's: it ends with the process, however that ends. The file stays, and nothing follows from it.
+
+    Args:
+        path: of the lock file, which holds the number of the process and its host. what: is locked, for the message.
+    Returns:
+        whether it is held: without fcntl (Windows), and on a file system without locks, it is not, and nobody is
+        refused.
+    Raises:
+        InputError: another process holds it, or the file cannot be written.
+    """
+    if fcntl is None:
+        yield False
+        return
+    with saving(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _lock(descriptor, path, what)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, what: str) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = one_line(os.pread(descriptor, 200, 0).decode(errors="replace")).strip() or "another process"
+        raise InputError(f"{what} is in use by {holder}; wait for it, or stop it first") from error
+    except OSError:
+        return False
+    with saving(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+    return True
 
 
 @contextmanager
@@ -76,7 +166,8 @@ def saving(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+        remedy = "make room there, or choose another folder" if error.errno in NO_ROOM else "choose another folder"
+        raise InputError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -89,20 +180,36 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write arrays and texts as a safetensors file, wholly or not at all; make its folder first.
 
+    The arrays' bytes go into the file as they are. (The library's `save_file` copies them all first, and leaves files
+    under names of its own when it is killed.) The widest types come first, so that every array is aligned.
+
+    Args:
+        path: of the file. tensors: integers, floating-point numbers or booleans, by name. metadata: beside them.
     Raises:
         InputError: it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        array = tensors[name]
+        start, end = end, end + array.nbytes
+        kind = "BOOL" if array.dtype == bool else f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with saving(path), atomic_writer(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            file.write(contiguous_bytes(tensors[name]))
 
-    try:
-        with saving(path), atomic_path(path) as partial:
-            save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, partial, metadata)
-    except SafetensorError as error:  # how the library passes on what the operating system said
-        raise InputError(f"cannot write {path}: {one_line(str(error))}; choose another folder") from error
+
+def contiguous_bytes(array: np.ndarray) -> memoryview:
+    """Give the bytes of an array's elements in their order, the lowest byte of each first; a view where it can be."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
 
 
 @contextmanager
@@ -112,14 +219,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Whatever goes wrong inside the `with` block leaves neither the temporary folder nor a changed `path`. Files of
     `path` that have no successor stay.
     """
-    partial = path.with_name(f"{path.name}.part{os.getpid()}")
+    partial = _partial(path)
     try:
         partial.mkdir(parents=True)
         yield partial
+        for file in partial.iterdir():
+            _sync(file)
         if path.is_dir():
             for file in sorted(partial.iterdir()):
                 os.replace(file, path / file.name)
         else:
             os.replace(partial, path)
+        _sync_folder(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

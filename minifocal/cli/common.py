@@ -16,7 +16,7 @@ from minifocal.interop import Preprocess, Pretrained, open_pretrained
 from minifocal.interop.descriptions import read_class_names
 from minifocal.interop.resolve import UnseenFieldsError
 from minifocal.models.config import FocalNetConfig
-from minifocal.training.trainer import LAST
+from minifocal.training.run_folder import LAST
 
 RUNS = Path("runs")  # where train puts what has no --out
 VALIDATION_FRACTION = 0.1

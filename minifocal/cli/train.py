@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,15 +18,15 @@ from minifocal.cli.common import (
     RUNS,
     add_data_arguments,
     add_device_argument,
-    newest_run,
     on_terminal,
     split_validation,
 )
 from minifocal.cli.live import add_live_argument, live_again, live_view
 from minifocal.cli.recipes import Network, recipe_for
+from minifocal.cli.resume import resumed_settings
 from minifocal.data import DATASETS, Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
 from minifocal.errors import InputError
-from minifocal.files import write_bytes
+from minifocal.files import only_one, write_bytes
 from minifocal.functional.precision import PRECISIONS
 from minifocal.fused import gpu
 from minifocal.models.config import FOCAL, MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
@@ -35,15 +36,15 @@ from minifocal.ops import TABLES
 from minifocal.training.augment import Augmentation
 from minifocal.training.listener import Listener
 from minifocal.training.optim import OPTIMIZERS
+from minifocal.training.run_folder import CONFIG, CURVES, LOCK, holds_checkpoint, remove_leftovers
 from minifocal.training.step import StepRecord, evaluate
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.trainer import LAST, Trainer, TrainingError
+from minifocal.training.trainer import Trainer, TrainingError
 from minifocal.viz.pictures import draw_curves
 
 HELP = "train a network; with no options a FocalNet of Edifice's kind on the embedded digits"
 EXAMPLE = "minifocal train --data digits --modulation focal --epochs 30 --out runs/focal"
 
-CONFIG, CURVES = "config.json", "curves.png"
 BASELINE_IMAGES = 5000  # up to here one nearest neighbour takes a moment
 
 # Options by the field that they set, with the type of their values. The defaults come from the dataset's recipe.
@@ -114,20 +115,47 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContextManager[None]]) -> int:
-    folder, settings = _resumed_settings(args) if args.resume else _new_settings(args)
+    folder, settings = resumed_settings(args, EXECUTION_OPTIONS) if args.resume else _new_settings(args)
     execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS}
-    resume = _resume_command(folder, execution, args.live)
     try:
         trainer, splits = _make_trainer(folder, settings, execution)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if not args.resume or isinstance(error, InputError):
             raise
         raise InputError(f"{folder / CONFIG} is not a configuration that minifocal train wrote: {error!r}") from error
-    if args.resume:
-        trainer.resume()
+    with only_one(folder / LOCK, str(folder)) as alone:
+        if alone:
+            remove_leftovers(folder)
+        _begin(trainer, folder, settings, args.resume)
+        _announce(trainer, splits)
+        title = f"{splits.name}, {settings['network'].get('model') or settings['network']['modulation']}"
+        return _fit(args, trainer, splits, title, following)
+
+
+def _begin(trainer: Trainer, folder: Path, settings: dict[str, Any], resumed: bool) -> None:
+    """Go on from the last checkpoint, or from none; keep the settings beside it."""
+    message = None
+    if not resumed:
+        _check_free(folder)
+    elif holds_checkpoint(folder):
+        message = trainer.resume()
     else:
-        write_bytes(folder / CONFIG, json.dumps(settings, indent=2).encode())
-    _announce(trainer, splits)
+        message = f"there is no checkpoint in {folder} yet: the run begins at its start"
+    write_bytes(folder / CONFIG, json.dumps(settings, indent=2).encode())
+    if message is not None:
+        print(f"minifocal train: {message}", file=sys.stderr)
+
+
+def _fit(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    splits: Splits,
+    title: str,
+    following: Callable[[Trainer], AbstractContextManager[None]],
+) -> int:
+    """Train to the end, or until it is stopped; give the exit status."""
+    assert trainer.folder is not None
+    resume = _resume_command(trainer.folder, args)
     try:
         with following(trainer):
             finished = trainer.fit()
@@ -137,13 +165,16 @@ def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContex
     except TrainingError as error:
         if args.check_finite:
             raise
-        closer = execution | {"graph": False, "check_finite": True}
-        raise TrainingError(f"{error}: {_resume_command(folder, closer, args.live)}") from error
-    title = f"{splits.name}, {settings['network'].get('model') or settings['network']['modulation']}"
-    draw_curves(trainer.history, folder / CURVES, title=title)
+        closer = _resume_command(trainer.folder, args, graph=False, check_finite=True)
+        raise TrainingError(f"{error}: {closer}") from error
+    except InputError as error:
+        if not holds_checkpoint(trainer.folder):
+            raise
+        raise InputError(f"{error}; the last checkpoint stands, go on with: {resume}") from error
+    draw_curves(trainer.history, trainer.folder / CURVES, title=title)
     if not finished:
         print(f"stopped and saved; go on with: {resume}")
-        return 130
+        return 128 + (trainer.stopped_by or signal.SIGINT)
     if args.device != "cpu":
         print(f"peak memory of the GPU {gpu.pool_bytes() / 2**20:.0f} MiB")
     if len(splits.train) <= BASELINE_IMAGES:
@@ -153,12 +184,14 @@ def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContex
     return 0
 
 
-def _resume_command(folder: Path, execution: dict[str, Any], live: int | None) -> str:
-    return f"minifocal train --resume --out {shlex.quote(str(folder))}{_given_again(execution)}{live_again(live)}"
+def _resume_command(folder: Path, args: argparse.Namespace, **changes: bool) -> str:
+    """Give the command that goes on with a run: with the options of how to compute, which are not kept with it."""
+    execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS} | changes
+    return f"minifocal train --resume --out {shlex.quote(str(folder))}{_given(execution)}{live_again(args.live)}"
 
 
-def _given_again(execution: dict[str, Any]) -> str:
-    """The options of how to compute, as they were given: they are not kept with a run."""
+def _given(execution: dict[str, Any]) -> str:
+    """Options of how to compute, as they would be given on the command line."""
     options = {} if execution["device"] == "cpu" else {"--device": execution["device"]}
     if execution["ops"] != "auto":
         options["--ops"] = execution["ops"]
@@ -246,8 +279,7 @@ def _new_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         chosen = {"modulation": modulation, "network": asdict(replace(network, **given))}
     seed = 0 if args.seed is None else args.seed
     folder = args.out or _free_folder(RUNS / Path(data).resolve().name)
-    if (folder / LAST).exists():
-        raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
+    _check_free(folder)
     return folder, {
         "data": {
             "data": data if data in DATASETS else str(Path(data).resolve()),
@@ -281,7 +313,7 @@ def _make_trainer(folder: Path, settings: dict[str, Any], execution: dict[str, A
         Standardize.fit(train),
         TrainConfig.from_dict(settings["training"]),
         folder=folder,
-        meta={"data": settings["data"]},
+        meta={"data": settings["data"], "settings": settings},
         listener=ProgressBar() if on_terminal() else PlainLines(),
         graph=execution["graph"],
         check_finite=execution["check_finite"],
@@ -311,23 +343,9 @@ def _build(settings: dict[str, Any], data: Dataset, execution: dict[str, Any]) -
     )
 
 
-def _resumed_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """Give the folder in --out, or the newest under runs, and the settings of its run."""
-    free = ("resume", "out", "command", "run", "live", *EXECUTION_OPTIONS)
-    given = [name for name, value in vars(args).items() if name not in free and value is not None]
-    if given:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise InputError(f"--resume goes on as the run began: leave {names} out, or start a new run")
-    folder = args.out or newest_run()
-    if folder is None:
-        raise InputError(f"there is no run under {RUNS} to resume; name its folder with --out")
-    try:
-        return folder, json.loads((folder / CONFIG).read_text())
-    except OSError as error:
-        reason = f"{error.strerror}: {folder / CONFIG}"
-        raise InputError(f"{folder} holds no run to resume ({reason}); name a run's folder with --out") from error
-    except ValueError as error:
-        raise InputError(f"{folder / CONFIG} is not a configuration that minifocal train wrote: {error}") from error
+def _check_free(folder: Path) -> None:
+    if holds_checkpoint(folder):
+        raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
 
 
 def _free_folder(folder: Path) -> Path:

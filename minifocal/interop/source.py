@@ -18,7 +18,7 @@ from minifocal.interop.tensors import StoredTensor
 from minifocal.interop.torch_file import TORCH_SUFFIXES, read_torch
 from minifocal.models.config import FocalNetConfig
 from minifocal.training.checkpoint import METADATA, MODEL, read_header
-from minifocal.training.trainer import BEST, LAST
+from minifocal.training.run_folder import BEST, LAST
 
 HF_FILES = ("model.safetensors", "pytorch_model.bin")  # timm's folders have them too
 RUN_FILES = (BEST, LAST)
@@ -65,7 +65,7 @@ def open_source(path: Path) -> Source:
     """
     path = find_weights(path)
     found, description, metadata = _read(path)
-    header = read_header(metadata, path) if METADATA in metadata else None
+    header = read_header(metadata, found, path) if METADATA in metadata else None
     try:
         if header is not None:
             tensors = {name.removeprefix(MODEL): tensor for name, tensor in found.items() if name.startswith(MODEL)}

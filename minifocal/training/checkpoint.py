@@ -1,24 +1,34 @@
 """Checkpoints: one safetensors file that holds weights, optimizer state and everything else to go on from.
 
 Numbers keep their exact dtype. A file is written under another name and then renamed, so that at no moment there is
-half a checkpoint. Nothing in a file is ever executed.
+half a checkpoint. A checksum over all of it tells a file that was damaged later. Nothing in a file is ever executed.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minifocal.arrays import Array, as_numpy
-from minifocal.errors import InputError
-from minifocal.files import write_safetensors
+from minifocal.errors import InputError, one_line, shown
+from minifocal.files import cannot_read, contiguous_bytes, write_safetensors
 from minifocal.layers.base import Layer
 from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import Optimizer
 
-FORMAT = "minifocal checkpoint 1"
+FORMAT = "minifocal checkpoint 2"
+FORMAT_WITHOUT_CHECKSUM = "minifocal checkpoint 1"  # else the same
 METADATA = "minifocal"  # where in a safetensors file's metadata the rest stands, as JSON
+CHECKSUM = "minifocal.sha256"  # and beside it what `checksum` gives
 MODEL, OPTIMIZER, SCALER = "model.", "optimizer.", "scaler."  # prefixes of the arrays' names
+
+
+class DamagedCheckpointError(InputError):
+    """A file is no checkpoint any more, or never was one."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +100,16 @@ def save_checkpoint(
     }
     steps = optimizer.steps if optimizer is not None else 0
     header = {"format": FORMAT, "description": model.describe(), "steps": steps, "meta": meta}
-    write_safetensors(Path(path), arrays, {METADATA: json.dumps(header)})
+    text = json.dumps(header)
+    write_safetensors(Path(path), arrays, {METADATA: text, CHECKSUM: checksum(text, arrays)})
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint into host memory.
 
     Raises:
-        InputError: no such file, or no checkpoint of this package in it.
+        DamagedCheckpointError: the file does not hold what was written, or no checkpoint of this package.
+        InputError: no such file, it cannot be read, or a newer version wrote it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -108,9 +120,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no checkpoint that minifocal wrote, or it is damaged: {error}") from error
-    header = read_header(metadata, path)
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    header = read_header(metadata, arrays, path)
     return Checkpoint(
         path,
         header["description"],
@@ -122,18 +136,26 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
-def read_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    """Read the header of a checkpoint: "description", "steps" and "meta".
+def read_header(metadata: dict[str, str], arrays: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Read the header of a checkpoint, "description", "steps" and "meta", once its checksum is right.
 
     Args:
-        metadata: of the safetensors file. path: to name it in an error.
+        metadata: of the safetensors file. arrays: all that it holds, or what NumPy can read as arrays.
+        path: to name it in an error.
     Raises:
-        InputError: this version did not write it.
+        DamagedCheckpointError: the checksum is another, or this package did not write it.
+        InputError: a newer version wrote it.
     """
     try:
-        header = json.loads(metadata[METADATA])
-        if header["format"] != FORMAT:
-            raise InputError(f"{path} is a {header['format']!r}; this version reads {FORMAT!r}")
+        text = metadata[METADATA]
+        found = metadata.get(CHECKSUM)
+        if found is not None and found != checksum(text, arrays):
+            raise DamagedCheckpointError(f"{path} is damaged: its checksum is of other numbers; use another checkpoint")
+        header = json.loads(text)
+        if header["format"] not in (FORMAT, FORMAT_WITHOUT_CHECKSUM):
+            raise InputError(f"{path} is a {shown(header['format'])}; this version reads {FORMAT!r}")
+        if header["format"] == FORMAT and found is None:
+            raise ValueError("it has no checksum")
         for name, kind in (("description", dict), ("steps", int), ("meta", dict)):
             if not isinstance(header[name], kind):
                 raise TypeError(f"{name} is no {kind.__name__}")
@@ -141,7 +163,22 @@ def read_header(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     except InputError:
         raise
     except (KeyError, TypeError, RecursionError, ValueError) as error:
-        raise InputError(f"{path} is no checkpoint that minifocal wrote, or it is damaged: {error}") from error
+        raise _damaged(path, error) from error
+
+
+def checksum(header: str, arrays: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of a header and of arrays, in hexadecimal: of their names, types, shapes and bytes."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name])
+        digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(contiguous_bytes(array))
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, error: Exception) -> DamagedCheckpointError:
+    reason = one_line(str(error))[:200]
+    return DamagedCheckpointError(f"{path} is no checkpoint that minifocal wrote, or it is damaged: {reason}")
 
 
 def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:

@@ -15,18 +15,18 @@ from typing import Any
 from minifocal.arrays import Generator, as_floats, is_on_host, overflow_is_looked_for, random_generator
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
 from minifocal.errors import InputError
-from minifocal.files import write_bytes
+from minifocal.files import atomic_link, saving, write_bytes
 from minifocal.layers.base import Layer
 from minifocal.layers.finite import NotFiniteError, check_finite
-from minifocal.training.checkpoint import load_checkpoint, save_checkpoint
+from minifocal.training.checkpoint import save_checkpoint
 from minifocal.training.graphs import StepGraph
 from minifocal.training.listener import Listener
 from minifocal.training.loss_scale import LossScaler
+from minifocal.training.run_folder import BEST, LAST, METRICS, keep_previous, newest_checkpoint
 from minifocal.training.schedule import WarmupCosine
 from minifocal.training.step import StepRecord, evaluate, fetch_records, load_batch, train_step
 from minifocal.training.train_config import TrainConfig
 
-LAST, BEST, METRICS = "last.safetensors", "best.safetensors", "metrics.jsonl"
 FETCH_EVERY = 16
 """Steps on a device between two looks at what they came to: each look waits for it."""
 
@@ -60,7 +60,8 @@ class Trainer:
         train, validation: images; validation only chooses the best weights and draws a curve.
         standardize: measured on the training images.
         config: how to train.
-        folder: where checkpoints and metrics go; None keeps nothing.
+        folder: where checkpoints and metrics go; None keeps nothing. Two runs in one folder would write over each
+            other: `minifocal train` holds `files.only_one` there.
         meta: stored in every checkpoint beside progress, class names, scaling of pixels and configuration.
         listener: hears of every step and epoch.
         graph: replay each step in one launch, as StepGraph does; for a small model on a GPU.
@@ -114,6 +115,7 @@ class Trainer:
         warmup = min(50, total // 10) if config.warmup_steps is None else config.warmup_steps
         self.schedule = WarmupCosine(config.lr, total, warmup)
         self._stop = False
+        self.stopped_by: int | None = None  # the signal that asked to stop
         self._pending: deque[tuple[int, StepRecord, int]] = deque()  # number, record and images of steps not settled
         self._fetch_every = 1 if is_on_host(next(model.parameters()).data) else FETCH_EVERY
         self._try_images()
@@ -136,21 +138,21 @@ class Trainer:
         return self.progress.history
 
     def fit(self) -> bool:
-        """Train until the last epoch is done, or Ctrl-C asks to stop.
+        """Train until the last epoch is done, or Ctrl-C or SIGTERM asks to stop.
 
-        The first Ctrl-C lets the step under way end, saves and returns; a second one interrupts at once, and
-        the last checkpoint before stands.
+        The first signal lets the step under way end, saves and returns, and `stopped_by` is its number; a second one
+        does at once what it did before, and the last checkpoint before stands.
 
         Returns:
             whether the training is finished.
         Raises:
             TrainingError: the loss is no longer finite, or, with check_finite, a number in a layer.
-            InputError: the folder cannot be written to.
+            InputError: the folder cannot be written to; the last checkpoint stands.
         """
-        self._stop = False
+        self._stop, self.stopped_by = False, None
         self.listener.on_start(self)
         try:
-            with self._stop_on_interrupt(), overflow_is_looked_for(), self._look_into_layers():
+            with self._stop_on_signals(), overflow_is_looked_for(), self._look_into_layers():
                 self._save()
                 while not self.finished and not self._stop:
                     self._epoch()
@@ -158,14 +160,16 @@ class Trainer:
             self.listener.on_end()
         return self.finished
 
-    def resume(self) -> None:
-        """Go on from the last checkpoint in the folder.
+    def resume(self) -> str | None:
+        """Go on from the last checkpoint in the folder; from the one before, or the best one, where it is damaged.
 
+        Returns:
+            one line for a person where it is not the last one, else None.
         Raises:
-            InputError: there is none, or it is of another model, data or training.
+            InputError: there is none that is whole, or it is of another model, data or training.
         """
         assert self.folder is not None, "only a run with a folder can be resumed"
-        checkpoint = load_checkpoint(self.folder / LAST)
+        checkpoint, message = newest_checkpoint(self.folder)
         if "progress" not in checkpoint.meta:
             raise InputError(f"{checkpoint.path} holds no run to resume; start a new one")
         for name, value in self._identity().items():
@@ -182,6 +186,10 @@ class Trainer:
         self.progress = progress
         self._pending.clear()
         self.rng.bit_generator.state = progress.rng_state
+        if message is not None:  # before anything new is saved: a damaged file must not become the previous one
+            with saving(self.folder / LAST):
+                atomic_link(checkpoint.path, self.folder / LAST)
+        return message
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed, and what predicting needs; as JSON gives it back."""
@@ -304,6 +312,8 @@ class Trainer:
             return
         self.progress.rng_state = self.rng.bit_generator.state
         meta = {**self.meta, **self._identity(), "progress": asdict(self.progress)}
+        if name == LAST:
+            keep_previous(self.folder)
         save_checkpoint(self.folder / name, self.model, self.optimizer, self.scaler, **meta)
         if name == LAST:
             lines = "".join(json.dumps(record) + "\n" for record in self.history)
@@ -313,22 +323,29 @@ class Trainer:
         return random_generator(self.config.seed, 0, epoch)
 
     @contextmanager
-    def _stop_on_interrupt(self) -> Iterator[None]:
-        """Turn the first Ctrl-C into a wish to stop after the step; leave the second one as it is."""
-        before = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or before is None:
-            yield  # whoever runs the main thread, or set a handler outside Python, sees to interrupts
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Turn the first Ctrl-C, or a scheduler's SIGTERM, into a wish to stop after the step; leave a second one."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Ignored, as by nohup, they stay ignored; whoever set a handler outside Python sees to the signal.
+        before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+        if threading.current_thread() is not threading.main_thread():
+            yield  # whoever runs the main thread sees to signals
             return
 
-        def ask_to_stop(signum: int, frame: Any) -> None:
-            self._stop = True
-            signal.signal(signal.SIGINT, before)
+        def put_back() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-        signal.signal(signal.SIGINT, ask_to_stop)
+        def ask_to_stop(number: int, frame: Any) -> None:
+            self._stop, self.stopped_by = True, number
+            put_back()
+
+        for number in before:
+            signal.signal(number, ask_to_stop)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            put_back()
 
 
 def _goodness(record: dict[str, Any]) -> tuple[float, float]:

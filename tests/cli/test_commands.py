@@ -37,7 +37,8 @@ def test_train_leaves_all_files_and_prints_the_accuracy_last(tmp_path, capsys):
     assert lines[-2] == "one nearest neighbour 98.89 %"
     assert any(line.startswith("epoch   1/1  loss ") for line in lines)
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "curves.png"}
+    checkpoints = {"last.safetensors", "previous.safetensors", "best.safetensors"}
+    assert names == {"config.json", "metrics.jsonl", "curves.png", "run.lock"} | checkpoints
     record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert record["epoch"] == 1
     with Image.open(tmp_path / "run" / "curves.png") as picture:

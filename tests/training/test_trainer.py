@@ -13,8 +13,9 @@ from minifocal.data import Dataset, Standardize, digits_splits
 from minifocal.errors import InputError
 from minifocal.models.config import MODULATION_NAMES
 from minifocal.training.augment import Augmentation
+from minifocal.training.run_folder import LAST
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.trainer import LAST, Listener, Trainer, TrainingError, evaluate, train_step
+from minifocal.training.trainer import Listener, Trainer, TrainingError, evaluate, train_step
 
 CLOCK = ("seconds", "images_per_second")
 
