@@ -15,7 +15,10 @@ ANY_PORT = 0
 
 def add_live_argument(parser: argparse.ArgumentParser) -> None:
     """Add --live."""
-    text = "serve a page with curves and gates on this machine only, while training (default: on a port that is free)"
+    text = (
+        "serve a page with curves and gates while training, on this machine only and at an address that is printed and "
+        "secret (default: on a port that is free)"
+    )
     parser.add_argument("--live", type=int, nargs="?", const=ANY_PORT, metavar="PORT", help=text)
 
 

@@ -4,12 +4,14 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import SHUT_RDWR
 from socketserver import TCPServer
 from typing import Any, NamedTuple
 
@@ -18,15 +20,16 @@ from minifocal.errors import InputError, check_integer
 ADDRESS = "127.0.0.1"
 PAGES = Path(__file__).parent / "pages"
 FILES = {
-    "/": ("live.html", "text/html; charset=utf-8"),
-    "/live.css": ("live.css", "text/css; charset=utf-8"),
-    "/live_feed.js": ("live_feed.js", "text/javascript; charset=utf-8"),
-    "/live_curves.js": ("live_curves.js", "text/javascript; charset=utf-8"),
-    "/live_gates.js": ("live_gates.js", "text/javascript; charset=utf-8"),
-    "/live.js": ("live.js", "text/javascript; charset=utf-8"),
-    "/live.svg": ("live.svg", "image/svg+xml"),
+    "": ("live.html", "text/html; charset=utf-8"),
+    "live.css": ("live.css", "text/css; charset=utf-8"),
+    "live_feed.js": ("live_feed.js", "text/javascript; charset=utf-8"),
+    "live_curves.js": ("live_curves.js", "text/javascript; charset=utf-8"),
+    "live_gates.js": ("live_gates.js", "text/javascript; charset=utf-8"),
+    "live.js": ("live.js", "text/javascript; charset=utf-8"),
+    "live.svg": ("live.svg", "image/svg+xml"),
 }
-EVENTS = "/events"
+EVENTS = "events"
+TOKEN_BYTES = 16
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -38,6 +41,8 @@ HEADERS = {
 RECENT_BYTES = 2**23  # changes that are kept for readers who lag; whoever lags further gets the whole document again
 ALIVE_SECONDS = 15.0  # between signs of life where nothing changes: a reader that has gone is noticed
 STUCK_SECONDS = 30.0  # a connection that takes nothing for so long is given up
+ASKING_SECONDS = 10.0  # a connection that has not asked for something by then is given up
+MAX_CONNECTIONS = 64  # at a time; more are closed unheard
 FAREWELL_SECONDS = 2.0  # at most, for readers to take what came last
 POLL_SECONDS = 0.1  # between two looks at whether to stop
 
@@ -147,7 +152,9 @@ class Document:
 class LiveServer(ThreadingHTTPServer):
     """Serves the page and its document on loopback, until the `with` block ends.
 
-    It answers only to its own two names, so that no page of another site can read it by giving its name this address.
+    It answers only to its own two names, so that no page of another site can read it by giving its name this address;
+    and only to who knows the token that is part of the page's address, so that other users of this machine cannot.
+    Nobody can change anything. Who asks slowly, or for many things at once, waits or is left out: the run never is.
 
     Args:
         document: what the page follows.
@@ -164,7 +171,9 @@ class LiveServer(ThreadingHTTPServer):
         check_integer("port", port, at_least=0, at_most=65535)
         self.document = document
         self.files = {path: ((PAGES / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
+        self.prefix = f"/{secrets.token_urlsafe(TOKEN_BYTES)}/"  # of every path
         self._connections: dict[Any, threading.Thread] = {}
+        self._unheard: dict[Any, float] = {}  # connections that have not asked yet, and until when they may
         self._serving = threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), name="live view", daemon=True)
         try:
             super().__init__((ADDRESS, port), _Handler)
@@ -184,7 +193,7 @@ class LiveServer(ThreadingHTTPServer):
         self.server_close()
         for connection, thread in list(self._connections.items()):
             with suppress(OSError):
-                connection.shutdown(2)  # wakes a thread that waits for its browser
+                connection.shutdown(SHUT_RDWR)  # wakes a thread that waits for its browser
             thread.join(FAREWELL_SECONDS)
 
     def server_bind(self) -> None:
@@ -197,18 +206,36 @@ class LiveServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The address of the page."""
-        return f"http://{ADDRESS}:{self.server_port}/"
+        """The address of the page. It is a secret: who has it may look."""
+        return f"http://{ADDRESS}:{self.server_port}{self.prefix}"
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Say whether there is room for one more connection."""
+        return len(self._connections) < MAX_CONNECTIONS
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own, which is remembered until it is done."""
         thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         self._connections[request] = thread
+        self._unheard[request] = time.monotonic() + ASKING_SECONDS
         thread.start()
+
+    def was_heard(self, request: Any) -> None:
+        """Remember that a connection has asked."""
+        self._unheard.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Give up connections that did not ask in time, however many bytes they sent."""
+        now = time.monotonic()
+        for connection, until in list(self._unheard.items()):
+            if now > until:
+                with suppress(OSError):
+                    connection.shutdown(SHUT_RDWR)  # wakes its thread, which closes it
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection."""
         super().shutdown_request(request)
+        self._unheard.pop(request, None)
         self._connections.pop(request, None)
 
 
@@ -227,6 +254,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Read the request, and refuse all but GET under our own name."""
         if not super().parse_request():
             return False
+        self.server.was_heard(self.connection)
+        if self.request_version not in ("HTTP/1.0", "HTTP/1.1"):  # what came before has no headers
+            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+            return False
         if self.headers.get_all("Host") not in [[host] for host in self.server.hosts]:
             self._refuse(HTTPStatus.FORBIDDEN)
             return False
@@ -237,7 +268,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Give a file of the page, or the events."""
-        path = self.path.partition("?")[0]
+        prefix = self.server.prefix
+        if not secrets.compare_digest(self.path[: len(prefix)].encode("latin-1"), prefix.encode()):
+            self._refuse(HTTPStatus.NOT_FOUND)
+            return
+        path = self.path[len(prefix) :].partition("?")[0]
         if path == EVENTS:
             self._begin(HTTPStatus.OK, "text/event-stream; charset=utf-8")
             with closing(self.server.document.read(self.headers.get("Last-Event-ID"))) as events:
@@ -249,6 +284,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         else:
             self._refuse(HTTPStatus.NOT_FOUND)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse what is no request; the base class would repeat it, on a page without our headers."""
+        self._refuse(HTTPStatus(code))
 
     def _refuse(self, status: HTTPStatus) -> None:
         content = f"{status.value} {status.phrase}\n".encode()

@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +134,8 @@ def test_no_number_that_json_cannot_say_gets_into_the_document():
 
 
 def ask(server, request, host=None):
-    """Send a request as it stands, and give status, headers and content."""
+    """Send a request as it stands but for {page}, the page's path; give status, headers and content."""
+    request = request.replace("{page}", server.prefix)
     host = f"Host: 127.0.0.1:{server.server_port}\r\n" if host is None else host
     with socket.create_connection(server.server_address, timeout=20) as connection:
         connection.sendall(f"{request}\r\n{host}\r\n".encode("latin-1"))
@@ -150,17 +153,29 @@ def server():
 
 def test_it_listens_on_loopback_only(server):
     assert server.socket.getsockname()[0] == "127.0.0.1"
-    assert server.url == f"http://127.0.0.1:{server.server_port}/"
+    assert server.url == f"http://127.0.0.1:{server.server_port}{server.prefix}"
+    others = ["127.0.0.2"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking, suppress(OSError):
+        asking.connect(("198.51.100.1", 9))  # sends nothing, but shows by which address this machine would
+        others.append(asking.getsockname()[0])
+    for address in others:
+        with pytest.raises(OSError, match=r"refused|unreachable|assign"):
+            socket.create_connection((address, server.server_port), timeout=20).close()
 
 
 def test_every_file_comes_with_its_kind_and_a_strict_policy(server):
-    for path, kind in (("/", "text/html"), ("/live.css", "text/css"), ("/live.js?a=1", "text/javascript")):
-        status, headers, content = ask(server, f"GET {path} HTTP/1.1")
+    for path, kind in (("", "text/html"), ("live.css", "text/css"), ("live.js?a=1", "text/javascript")):
+        status, headers, content = ask(server, f"GET {{page}}{path} HTTP/1.1")
         assert status == 200
         assert headers["Content-Type"].startswith(kind)
         assert headers["Content-Security-Policy"].startswith("default-src 'none'; ")
         assert "unsafe" not in headers["Content-Security-Policy"]
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"  # which would tell the token
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert not [name for name in headers if name.startswith("Access-Control")]
         assert int(headers["Content-Length"]) == len(content) > 100
 
 
@@ -168,15 +183,45 @@ HOSTS = (
     "",
     "Host: evil.example\r\n",
     "Host: 127.0.0.1\r\n",
+    "Host: 127.0.0.1:1\r\n",
+    "Host: localhost\r\n",
+    "Host: 127.0.0.1.:{port}\r\n",
+    "Host: localhost.:{port}\r\n",
+    "Host: evil.example:{port}\r\n",
+    "Host: 2130706433:{port}\r\n",
+    "Host: 127.0.0.1:0{port}\r\n",
+    "Host: 127.0.0.1:{port} \r\nX-Forwarded-Host: 127.0.0.1:{port}\r\nhost: 127.0.0.1:{port}\r\n",
     "Host: 127.0.0.1.evil.example:{port}\r\n",
     "Host: [::1]:{port}\r\n",
     "Host: 0.0.0.0:{port}\r\n",
     "Host: 127.0.0.1:{port}@evil.example\r\n",
     "Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n",
 )
+# Within the page, and where the page is not.
 PATHS = (
-    *("/live.html", "/../live.py", "/..%2flive.py", "/%2e%2e/live.py", "//etc/passwd", "/pages/live.js", "/events/"),
-    *("/live.js/", "/./live.js", "/LIVE.JS", "/live.js%00", "/favicon.ico", "*", "http://127.0.0.1/live.js", "/\xff"),
+    *("{page}live.html", "{page}../live.py", "{page}..%2flive.py", "{page}%2e%2e/live.py", "{page}/etc/passwd"),
+    *("{page}pages/live.js", "{page}events/", "{page}live.js/", "{page}./live.js", "{page}LIVE.JS", "{page}live.js%00"),
+    *("{page}live.js;a", "{page}#", "{page}\xff", "{page}..", "{page}../", "{page}.{page}", "{page}{page}"),
+    *(
+        "/",
+        "/live.js",
+        "/events",
+        "/../live.py",
+        "//etc/passwd",
+        "/favicon.ico",
+        "*",
+        "/\xff",
+        "x",
+        "/..{page}",
+        "/.{page}",
+    ),
+    *(
+        "http://127.0.0.1{page}",
+        "http://evil.example{page}",
+        "http://127.0.0.1{page}live.js",
+        "file:{page}",
+        "/%2f{page}",
+    ),
 )
 
 
@@ -188,7 +233,7 @@ def test_every_file_is_part_of_the_package():
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("path", ["/", "/events", "/no"])
+@pytest.mark.parametrize("path", ["{page}", "{page}events", "/no"])
 def test_another_name_than_its_own_is_refused(server, host, path):
     status, headers, content = ask(server, f"GET {path} HTTP/1.1", host.format(port=server.server_port))
     assert (status, content) == (403, b"403 Forbidden\n")
@@ -196,12 +241,34 @@ def test_another_name_than_its_own_is_refused(server, host, path):
 
 
 def test_localhost_is_its_own_name_too(server):
-    assert ask(server, "GET / HTTP/1.1", f"Host: localhost:{server.server_port}\r\n")[0] == 200
+    assert ask(server, "GET {page} HTTP/1.1", f"Host: localhost:{server.server_port}\r\n")[0] == 200
+
+
+def test_it_answers_only_to_who_knows_the_address(server):
+    token = server.prefix.strip("/")
+    assert len(token) == 22  # 128 bits, in base 64
+    ends = (
+        token[:-1],
+        token[:-1] + ("A" if token[-1] != "A" else "B"),
+        f"{token}A",
+        token.swapcase(),
+        "",
+        token[1:],
+    )
+    for other in ends:
+        for name in ("", "events", "live.js"):
+            status, headers, content = ask(server, f"GET /{other}/{name} HTTP/1.1")
+            assert (status, content) == (404, b"404 Not Found\n"), other
+            assert token not in str(headers)
+    assert ask(server, f"GET /{token} HTTP/1.1")[0] == ask(server, f"GET /?{token}/ HTTP/1.1")[0] == 404
+    assert ask(server, f"GET /{token}/ HTTP/1.1")[0] == 200
+    with LiveServer(Document()) as second:
+        assert second.prefix != server.prefix
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW"])
 def test_only_get_is_answered(server, method):
-    status, headers, _ = ask(server, f"{method} /events HTTP/1.1")
+    status, headers, _ = ask(server, f"{method} {{page}}events HTTP/1.1")
     assert (status, headers["Allow"]) == (405, "GET")
 
 
@@ -211,15 +278,97 @@ def test_any_other_path_is_not_there(server, path):
 
 
 @pytest.mark.parametrize(
-    "request_text", ["", "GET", "GET /", "\x00\x01", "GET / HTTP/9.9", f"GET /{'x' * 70_000} HTTP/1.1"]
+    "request_text",
+    [
+        "",
+        "GET",
+        "GET /",
+        "\x00\x01",
+        "GET / HTTP/9.9",
+        f"GET /{'x' * 70_000} HTTP/1.1",
+        f"GET / HTTP/1.1\r\n{'x' * 70_000}: 1",
+    ]
+    + [
+        "GET / HTTP/1.1\r\n" + "a: b\r\n" * 120,
+        "GET {page}",
+        "GET {page} HTTP/0.9",
+        "GET {page} HTTP/1.7",
+        "\x16\x03\x01",
+        "PRI * HTTP/2.0",
+    ],
 )
-def test_what_is_no_request_does_no_harm(server, request_text):
+def test_what_is_no_request_does_no_harm(server, request_text, capfd):
+    host = f"Host: 127.0.0.1:{server.server_port}"
+    request_text = f"{request_text.replace('{page}', server.prefix)}\r\n{host}"
     with socket.create_connection(server.server_address, timeout=20) as connection:
         connection.sendall(f"{request_text}\r\n\r\n".encode("latin-1"))
         # closed with some of it unread, it may be reset
         with connection.makefile("rb") as answer, suppress(ConnectionResetError):
-            assert b"200 OK" not in answer.read()
-    assert ask(server, "GET / HTTP/1.1")[0] == 200
+            text = answer.read()
+            assert re.fullmatch(rb"(HTTP/1.0 [45].*(\r\n.*)*\r\n\r\n)?([45]\d\d .*\n)?", text)
+            assert b"HTTP/1" not in text or b"Content-Security-Policy" in text
+    assert ask(server, "GET {page} HTTP/1.1")[0] == 200
+    assert capfd.readouterr() == ("", "")  # the terminal belongs to the training
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """Let the server's clock go on by more than anybody may take to ask."""
+
+    def later():
+        now = time.monotonic() + live_server.ASKING_SECONDS + 1.0
+        monkeypatch.setattr(live_server, "time", SimpleNamespace(monotonic=lambda: now))
+
+    return later
+
+
+def test_who_asks_slowly_is_given_up_and_others_are_answered(server, later):
+    """However many bytes keep coming: what counts is the whole request."""
+
+    def drip():
+        for _ in range(5_000):
+            slow.sendall(b"a")
+            assert ask(server, "GET {page} HTTP/1.1")[0] == 200
+
+    with socket.create_connection(server.server_address, timeout=20) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\na")
+        assert ask(server, "GET {page} HTTP/1.1")[0] == 200  # the slow one, which came before, is being heard
+        later()
+        with pytest.raises(OSError, match=r"reset|[Pp]ipe|aborted"):
+            drip()
+
+
+def test_who_has_asked_may_listen_for_as_long_as_it_likes(server, later):
+    with (
+        socket.create_connection(server.server_address, timeout=20) as silent,
+        socket.create_connection(server.server_address, timeout=20) as connection,
+    ):
+        host = f"Host: localhost:{server.server_port}\r\n"
+        connection.sendall(f"GET {server.prefix}events HTTP/1.1\r\n{host}\r\n".encode())
+        with connection.makefile("rb") as answer:
+            assert any(line.startswith(b"event: document") for line in iter(answer.readline, b""))
+            later()
+            assert silent.recv(1) == b""  # given up
+            server.document.set(number=2)
+            assert any(line == b'data: {"number":2}\n' for line in iter(answer.readline, b""))
+
+
+def test_there_is_room_for_so_many_connections_and_no_more(server, monkeypatch):
+    monkeypatch.setattr(live_server, "MAX_CONNECTIONS", 5)
+    before = threading.active_count()
+    crowd = [socket.create_connection(server.server_address, timeout=20) for _ in range(20)]
+    try:
+        for turned_away in crowd[5:]:
+            with suppress(ConnectionResetError):
+                assert turned_away.recv(1) == b""
+        assert threading.active_count() <= before + 5
+    finally:
+        for connection in crowd:
+            connection.close()
+    status = 0
+    while status != 200:  # as soon as their threads have heard that they are gone
+        with suppress(OSError, IndexError):
+            status = ask(server, "GET {page} HTTP/1.1")[0]
 
 
 def test_a_port_that_is_taken_or_is_none_is_refused_in_one_line(server):
@@ -235,7 +384,9 @@ def test_two_at_once_do_not_know_of_each_other(server):
         assert second.server_port != server.server_port
         for one, number in ((server, 1), (second, 2)):
             with socket.create_connection(one.server_address, timeout=20) as connection:
-                connection.sendall(f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{one.server_port}\r\n\r\n".encode())
+                connection.sendall(
+                    f"GET {one.prefix}events HTTP/1.1\r\nHost: 127.0.0.1:{one.server_port}\r\n\r\n".encode()
+                )
                 with connection.makefile("rb") as answer:
                     assert any(
                         line == f'data: {{"number":{number}}}\n'.encode() for line in iter(answer.readline, b"\n\n")
@@ -246,10 +397,10 @@ def test_a_last_event_id_goes_on_from_there(server):
     server.document.set(number=2)
     threading.Timer(0, server.document.close).start()
     host = f"Host: 127.0.0.1:{server.server_port}\r\n"
-    everything = ask(server, "GET /events HTTP/1.1")[2]
+    everything = ask(server, "GET {page}events HTTP/1.1")[2]
     assert everything.count(b"event: document") == 1
     last_id = everything.partition(b"id: ")[2].partition(b"\n")[0].decode()
-    again = ask(server, "GET /events HTTP/1.1", f"{host}Last-Event-ID: {last_id}\r\n")[2]
+    again = ask(server, "GET {page}events HTTP/1.1", f"{host}Last-Event-ID: {last_id}\r\n")[2]
     assert b"event: document" not in again
     assert again.endswith(b"event: over\ndata: {}\n\n")
 
@@ -260,7 +411,7 @@ def test_it_stops_whatever_browsers_do(monkeypatch, error):
     monkeypatch.setattr(live_server, "FAREWELL_SECONDS", 0.5)
     before = set(threading.enumerate())
     document = Document(text="")
-    request = "GET /events HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n\r\n"
+    request = "GET {}events HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n\r\n"
     read = []
 
     def run():
@@ -268,7 +419,7 @@ def test_it_stops_whatever_browsers_do(monkeypatch, error):
             silent, deaf, good = (socket.create_connection(server.server_address, timeout=20) for _ in range(3))
             sockets.extend((silent, deaf, good))
             for connection in (deaf, good):
-                connection.sendall(request.format(server.server_port).encode())
+                connection.sendall(request.format(server.prefix, server.server_port).encode())
             reader = threading.Thread(target=lambda: read.append(good.makefile("rb", buffering=0).readall()))
             reader.start()
             readers.append(reader)
@@ -550,9 +701,10 @@ def test_whatever_ends_a_run_the_view_says_it_and_closes(error, tmp_path, capsys
 def test_ctrl_c_stops_the_run_and_its_readers_hear_it(tmp_path):
     command = ["train", "--out", str(tmp_path / "run"), "--live", *QUICK, "--epochs", "10000"]
     with subprocess.Popen([sys.executable, "-m", "minifocal", *command], stdout=subprocess.PIPE, text=True) as process:
-        port = next(int(re.search(r":(\d+)/", line)[1]) for line in process.stdout if line.startswith("live view: "))
+        url = next(line for line in process.stdout if line.startswith("live view: "))
+        port, path = re.search(r":(\d+)(/\S+)", url).groups()
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-            connection.sendall(f"GET /events HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
+            connection.sendall(f"GET {path}events HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n".encode())
             with connection.makefile("rb") as answer:
                 while b'"epochs":[{"epoch":1,' not in answer.readline():
                     pass

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from minifocal.training.listener import Listener, Listeners
 from minifocal.training.trainer import TrainingError
-from minifocal.viz import live
+from minifocal.viz import live, live_server
 from minifocal.viz.live import LiveView, choose_images
 from minifocal.viz.live_server import Document, LiveServer
 from minifocal.viz.maps import block_maps
@@ -270,8 +270,15 @@ def test_a_browser_without_shared_workers_has_a_stream_of_its_own(visit):
     assert visitor.complaints == []
 
 
-def test_a_run_that_dies_is_missed_and_found_again(visit, monkeypatch):
-    view, visitor = LiveView("x"), visit()
+@pytest.fixture
+def one_token(monkeypatch):
+    """Let all servers have the same token: as if one server were lost for a while, as through ssh."""
+    monkeypatch.setattr(live_server.secrets, "token_urlsafe", lambda size: "x" * size)
+
+
+def lose(visitor, monkeypatch):
+    """Let a page follow a run that dies; give the port."""
+    view = LiveView("x")
     with monkeypatch.context() as patch:
         patch.setattr(Document, "close", lambda self: None)  # as when the process is killed: nobody says good-bye
         with LiveServer(view.document) as server:
@@ -281,8 +288,27 @@ def test_a_run_that_dies_is_missed_and_found_again(visit, monkeypatch):
     status = visitor.page.locator("#status")
     expect(status).to_have_attribute("data-kind", "lost")
     expect(status).to_contain_text("The run does not answer")
+    return server.server_port
+
+
+def test_a_resumed_run_has_another_address_and_the_page_says_so(visit, monkeypatch):
+    visitor, again = visit(), LiveView("resumed")
+    port = lose(visitor, monkeypatch)
+    status = visitor.page.locator("#status")
+    with LiveServer(again.document, port) as server:
+        expect(status).to_contain_text("it printed a new one")
+        expect(status).to_have_attribute("data-kind", "lost")
+        expect(visitor.page.locator("h1")).to_have_text("x")
+        visitor.page.goto(server.url)
+        expect(status).to_have_attribute("data-kind", "training")
+
+
+def test_a_run_that_is_lost_is_found_again(visit, monkeypatch, one_token):
+    visitor = visit()
+    port = lose(visitor, monkeypatch)
+    status = visitor.page.locator("#status")
     again = LiveView("resumed")
-    with LiveServer(again.document, server.server_port):
+    with LiveServer(again.document, port):
         resumed = run(again, lr=0.01)
         resumed.fit()
         expect(status).to_have_attribute("data-kind", "training")
@@ -302,10 +328,10 @@ def test_a_page_of_a_run_that_is_over_keeps_to_it(visit):
         view.end()
     expect(page.locator("#status")).to_have_attribute("data-kind", "finished")
     other = LiveView("second")
-    with LiveServer(other.document, server.server_port):
+    with LiveServer(other.document, server.server_port) as second:
         run(other, lr=0.01).fit()
         newcomer = page.context.new_page()
-        newcomer.goto(server.url)
+        newcomer.goto(second.url)
         expect(newcomer.locator("h1")).to_have_text("second")
         expect(newcomer.locator("#epochs tr")).to_have_count(3)
     assert page.locator("h1").inner_text() == "first"
@@ -323,7 +349,7 @@ def test_a_server_that_ends_before_its_run_began_says_that_it_is_over(visit):
 def test_a_page_that_comes_too_late_for_its_feed_says_so(visit):
     visitor = visit()
     with LiveServer(Document()) as server:
-        server.files.pop("/live_feed.js")  # as if the server had gone in between
+        server.files.pop("live_feed.js")  # as if the server had gone in between
         page = visitor.open(server.url)
         expect(page.locator("#status")).to_contain_text("The run does not answer")
 

@@ -23,7 +23,7 @@ function element(name, attributes = {}, ...children) {
 
 // Status, numbers and table
 
-let link = "open"; // or "lost"
+let link = "open"; // or "lost", or "gone"
 let over = false;
 
 // What became of the run: a kind, and a sentence.
@@ -34,7 +34,10 @@ function fate() {
   if (!running) return { kind: told.kind, text: `The run is over: ${told.text}.` };
   if (over) return { kind: "stopped", text: "The run is over; it did not say how it ended." };
   if (link === "open") return told;
-  const text = "The run does not answer: it was ended, or its machine sleeps. Shown is what came last; trying again.";
+  const text =
+    link === "lost"
+      ? "The run does not answer: it was ended, or its machine sleeps. Shown is what came last; trying again."
+      : "The run is no longer at this address: if it was started again, it printed a new one. Shown is what came last.";
   return { kind: "lost", text };
 }
 
@@ -162,8 +165,8 @@ function show() {
 
 function receive({ kind, values }) {
   if (over) return; // another run at the same address is none of this page's
-  if (kind === "lost" || kind === "over" || kind === "open") {
-    link = kind === "lost" ? "lost" : "open";
+  if (kind === "lost" || kind === "gone" || kind === "over" || kind === "open") {
+    link = kind === "over" ? "open" : kind;
     over = kind === "over";
     showSoon([showStatus]);
     return;

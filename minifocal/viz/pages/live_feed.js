@@ -12,7 +12,10 @@ function openFeed(tell) {
     tell({ kind: "over" });
   });
   source.onopen = () => tell({ kind: "open" });
-  source.onerror = () => tell({ kind: "lost" }); // the browser tries again by itself
+  source.onerror = () => {
+    const refused = source.readyState === EventSource.CLOSED; // otherwise the browser tries again by itself
+    tell({ kind: refused ? "gone" : "lost" });
+  };
   return source;
 }
 
