@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import ssl
 import tarfile
 import urllib.error
 import urllib.request
@@ -13,8 +14,10 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, one_line
 from minifocal.files import atomic_writer
 
 MAX_DOWNLOAD_BYTES = 2**28
@@ -109,7 +112,8 @@ def fetch(
     """Fetch a public data set and give the folder that holds it.
 
     Files that are there already with the right checksum are not fetched again. Each file appears under its
-    name only when it is complete and its checksum is right.
+    name only when it is complete and its checksum is right. A server must have a certificate that this machine trusts
+    (SSL_CERT_FILE names others to trust), and may send on to https only.
 
     Args:
         name: a key of `public`.
@@ -117,8 +121,8 @@ def fetch(
         progress: called after every part of a download.
         public: what can be fetched.
     Raises:
-        InputError: another name, no network, a file larger than 256 MiB or with a wrong checksum, an archive
-            with unexpected contents, or a folder that cannot be written.
+        InputError: another name, no network, a server that is not trusted, a file larger than 256 MiB or with a wrong
+            checksum, an archive with unexpected contents, or a folder that cannot be written.
     """
     if name not in public:
         raise InputError(f"expected one of {', '.join(public)} to fetch, got {name!r}")
@@ -164,19 +168,36 @@ def _download(file: PublicFile, target: Path, progress: Progress | None) -> None
             )
 
 
+class _EncryptedRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to https only."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        """Refuse any other kind of address."""
+        if urlsplit(newurl).scheme != "https":
+            fp.close()
+            raise InputError(f"{req.full_url} sends on to {newurl}, which is not encrypted: refused; try later")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _chunks(url: str, by_hand: str) -> Generator[tuple[bytes, int | None], None, None]:
     """Read a URL part by part, each with the number of all bytes where the server tells it."""
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        trusted = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+        opener = urllib.request.build_opener(trusted, _EncryptedRedirects)
+        with opener.open(url, timeout=TIMEOUT_SECONDS) as response:
             length = response.headers.get("Content-Length", "")
-            total = int(length) if length.isdecimal() else None
+            total = int(length) if length.isdecimal() and len(length) < 16 else None
             while chunk := response.read(CHUNK_BYTES):
                 yield chunk, total
     except urllib.error.HTTPError as error:
         error.close()
         raise InputError(f"the server answered {error.code}; try later, or {by_hand}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise InputError(f"no network, or the server did not answer ({error}); {by_hand}") from error
+        if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
+            raise InputError(f"{url}: the server does not prove who it is ({error}); nothing was fetched") from error
+        raise InputError(f"no network, or the server did not answer ({one_line(str(error))}); {by_hand}") from error
 
 
 def _unpack(archive: Path, members: tuple[str, ...]) -> None:

@@ -166,6 +166,7 @@ class LiveServer(ThreadingHTTPServer):
     allow_reuse_address = os.name == "posix"  # elsewhere that would share a port with another program
     allow_reuse_port = False
     daemon_threads = True
+    request_queue_size = MAX_CONNECTIONS  # the system keeps so many until they are accepted
 
     def __init__(self, document: Document, port: int = 0) -> None:
         check_integer("port", port, at_least=0, at_most=65535)
