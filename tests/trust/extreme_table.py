@@ -48,7 +48,10 @@ ROWS = {
     "gelu": Row(of_maps("x", dy="BHWC"), partial(at.run_activation, "gelu"), at.bound_gelu, _share(2)),
     # u takes x³, of which the slope takes 0 times: beyond its range the slope is NaN, y is right.
     "gelu_tanh": Row(
-        of_maps("x", dy="BHWC"), partial(at.run_activation, "gelu_tanh"), at.bound_gelu_tanh, lambda f: float(f.max) ** 0.33
+        of_maps("x", dy="BHWC"),
+        partial(at.run_activation, "gelu_tanh"),
+        at.bound_gelu_tanh,
+        lambda f: float(f.max) ** 0.33,
     ),
     "sigmoid": Row(of_maps("x", dy="BHWC"), partial(at.run_activation, "sigmoid"), at.bound_sigmoid, _share(2)),
     # The squares of centred numbers are summed: beyond their range the variance is infinite and y is the bias.
@@ -57,23 +60,36 @@ ROWS = {
     "depthwise_conv": Row(of_maps("x", weight="kkC", dy="BHWC"), at.run_conv, at.bound_conv, _share(1e4)),
     "focal_level": Row(
         of_maps("ctx", weight="kkC", gate="BHW1", aggregate="BHWC", dctx="BHWC", daggregate="BHWC"),
-        at.run_level, at.bound_level, _share(1e5),
+        at.run_level,
+        at.bound_level,
+        _share(1e5),
     ),
     "global_level": Row(
         of_maps("ctx", gate="BHW1", aggregate="BHWC", daggregate="BHWC"), at.run_global, at.bound_global, _share(1e4)
     ),
-    "box_mean": Row(of_maps("x", dy="BHWC"), partial(at.run_plain, "box_mean", (at.WIDTH,)), at.bound_box_mean, _share(8)),
-    "patches": Row(
-        of_maps("x", dy="Bhwp"), partial(at.run_plain, "patches", (at.PATCH, at.STRIDE, at.PADDING)), at.bound_patches, _share(1)
+    "box_mean": Row(
+        of_maps("x", dy="BHWC"), partial(at.run_plain, "box_mean", (at.WIDTH,)), at.bound_box_mean, _share(8)
     ),
-    "drop_path": Row(of_maps("x", dy="BHWC"), partial(at.run_dropped, "drop_path"), partial(at.each_rounded, 2), _share(2)),
+    "patches": Row(
+        of_maps("x", dy="Bhwp"),
+        partial(at.run_plain, "patches", (at.PATCH, at.STRIDE, at.PADDING)),
+        at.bound_patches,
+        _share(1),
+    ),
+    "drop_path": Row(
+        of_maps("x", dy="BHWC"), partial(at.run_dropped, "drop_path"), partial(at.each_rounded, 2), _share(2)
+    ),
     "dropout": Row(of_maps("x", dy="BHWC"), partial(at.run_dropped, "dropout"), partial(at.each_rounded, 2), _share(2)),
     "mean_pool": Row(of_maps("x", dy="BC"), partial(at.run_plain, "mean_pool", ()), at.bound_mean_pool, _share(32)),
-    "modulate": Row(of_maps("x", modulator="BHWC", dy="BHWC"), at.run_modulate, partial(at.each_rounded, 1), _share(16)),
+    "modulate": Row(
+        of_maps("x", modulator="BHWC", dy="BHWC"), at.run_modulate, partial(at.each_rounded, 1), _share(16)
+    ),
     "split": Row(of_maps("x", dfirst="BHW-", dsecond="BHW2"), at.run_split, partial(at.each_rounded, 0), _share(1)),
     "add": Row(of_maps("x", y="BHWC"), at.run_add, partial(at.each_rounded, 1), _share(2)),
     "cross_entropy": Row(
-        lambda B, H, W, C: {"logits": (B + 1, C + 3), "labels": (B + 1,)}, at.run_cross_entropy, at.bound_cross_entropy,
+        lambda B, H, W, C: {"logits": (B + 1, C + 3), "labels": (B + 1,)},
+        at.run_cross_entropy,
+        at.bound_cross_entropy,
         _share(4),
     ),
     "sgd_update": Row(of_maps("grad", data="BHWC", velocity="BHWC"), at.run_sgd, at.bound_sgd, _share(8)),
@@ -83,5 +99,5 @@ ROWS = {
     ),
     "clip": Row(of_maps("first", second="CO"), at.run_clip, at.bound_clip, _root(32)),
     "unscale": Row(of_maps("first", second="CO", scale=""), at.run_unscale, partial(at.each_rounded, 1), _share(1)),
-}  # fmt: skip
+}
 """One row for every operation of the table."""
