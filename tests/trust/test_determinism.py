@@ -6,8 +6,10 @@ import sys
 from itertools import product
 
 import pytest
+import trained_bits as module
 
 from minifocal.ops import list_ops
+from minifocal.training.checkpoint import Checkpoint
 
 TABLES, THREADS = list_ops(), (1, 2, 3)
 RUN = "import sys; sys.argv[0] = 'trained_bits'; import trained_bits"
@@ -19,7 +21,8 @@ def trained_bits(*options, tables=TABLES, counts=THREADS, hash_seed="0", plant="
     Args:
         plant: a line that runs before the training.
     """
-    environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": hash_seed}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     arguments = ["--tables", ",".join(tables), "--threads", ",".join(map(str, counts)), *options]
     command = [sys.executable, "-c", f"{RUN}\n{plant}\ntrained_bits.main()", *arguments]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -58,29 +61,44 @@ def test_a_fast_table_gives_other_bits_with_another_number_of_threads_and_the_sa
         assert once[table, count][0] != once["reference", 1][0]
 
 
-ONE = {"tables": ["reference"], "counts": (1,)}
-# Names in the order of their hashes, which is another in each process.
-HASHES = """
-right = trained_bits.build
-def build(*args, **options):
-    model = right(*args, **options)
+# Wrong ones are seen
+
+
+def number_names_by_hash(model):
+    """Something that depends on the order of a set, which is another in each process."""
     for number, name in enumerate(set(model.state_dict())):
         model.state_dict()[name][...] += 1e-6 * number
-    return model
-trained_bits.build = build
+
+
+PLANT = """
+from test_determinism import number_names_by_hash
+right = trained_bits.begin
+def begin(*args, **options):
+    started = right(*args, **options)
+    number_names_by_hash(started[0])
+    return started
+trained_bits.begin = begin
 """
-# What the optimizer kept between steps is forgotten by a stop.
-FORGETFUL = """
-from minifocal.training.checkpoint import Checkpoint
-right = Checkpoint.restore
-Checkpoint.restore = lambda checkpoint, model, optimizer: right(checkpoint, model)
-"""
 
 
-def test_a_training_that_depends_on_hashes_is_seen():
-    assert trained_bits(plant=HASHES, **ONE) != trained_bits(plant=HASHES, hash_seed="12345", **ONE)
+def test_a_training_that_depends_on_hashes_is_seen(once, monkeypatch):
+    right = module.begin
+    assert module.train("reference") == once["reference", 1]  # in this process, which has seeded its hashes somehow
+
+    def begin(*args, **options):
+        started = right(*args, **options)
+        number_names_by_hash(started[0])
+        return started
+
+    monkeypatch.setattr(module, "begin", begin)
+    other_seed = "54321" if os.environ.get("PYTHONHASHSEED") == "12345" else "12345"
+    there = trained_bits(tables=["reference"], counts=(1,), hash_seed=other_seed, plant=PLANT)
+    assert module.train("reference") != there["reference", 1]
 
 
-def test_a_stop_that_forgets_something_is_seen(once, tmp_path):
-    got = trained_bits("--folder", str(tmp_path), plant=FORGETFUL, **ONE)
-    assert got["reference", 1] != once["reference", 1]
+def test_a_stop_that_forgets_something_is_seen(once, tmp_path, monkeypatch):
+    """Of the optimizer, what it keeps between steps."""
+    assert module.train("reference", tmp_path / "right") == once["reference", 1]
+    right = Checkpoint.restore
+    monkeypatch.setattr(Checkpoint, "restore", lambda checkpoint, model, optimizer: right(checkpoint, model))
+    assert module.train("reference", tmp_path / "wrong") != once["reference", 1]

@@ -8,6 +8,7 @@ import pytest
 from extreme_bounds import LN_EPS
 from extreme_table import ROWS
 from extremes import DTYPES, PROFILES, RECORD, SHAPES, exact, make_inputs, share_of_bound, worst_share
+from homes import Gpu
 
 from minifocal.functional.activations import GeluCache, SigmoidCache
 from minifocal.functional.cross_entropy import CrossEntropyCache
@@ -25,17 +26,18 @@ def test_every_operation_of_the_table_has_a_row():
 
 
 @every_dtype
-@every_table
 @every_op
-def test_extreme_numbers_stay_within_the_bound(op, table, dtype):
-    share, where = worst_share(op, get_ops(table), dtype)
-    assert share <= 1.0, where
+def test_extreme_numbers_stay_within_the_bound(op, dtype):
+    shares = {table: worst_share(op, get_ops(table), dtype) for table in list_ops()}
+    assert {table: found for table, found in shares.items() if not found[0] <= 1.0} == {}
 
 
 @every_dtype
 def test_extreme_numbers_on_a_device_stay_within_the_bound(home, dtype):
+    """On a GPU all of them, on the host, where kernels are slow, the hardest."""
+    some = (PROFILES, SHAPES) if isinstance(home, Gpu) else (("denormal", "one outlier", "largest"), SHAPES[:1])
     ops = ROWS.keys() if dtype == "float32" else ROWS.keys() - {"unscale"}  # loss scaling is for float32
-    shares = {op: worst_share(op, get_ops(GPU_TABLE, "cuda"), dtype, home) for op in ops}
+    shares = {op: worst_share(op, get_ops(GPU_TABLE, "cuda"), dtype, home, *some) for op in ops}
     assert {op: found for op, found in shares.items() if not found[0] <= 1.0} == {}
 
 

@@ -23,7 +23,7 @@ from minifocal.layers.focal_context import FocalContext
 from minifocal.layers.initializers import LeCun
 from minifocal.ops import REFERENCE, Op, get_ops, list_ops
 
-EXAMPLES = 4
+EXAMPLES = 3
 every_table = pytest.mark.parametrize("table", list_ops())
 few = settings(max_examples=EXAMPLES)
 kinds, seeds, counts = st.sampled_from(sorted(KINDS)), st.integers(0, 99), st.integers(2, 5)
@@ -73,6 +73,11 @@ def calls_of(model, images, seed=3):
     return calls
 
 
+def one_of_each(calls):
+    """The last call of each class of layers."""
+    return {call.name: call for call in calls}.values()
+
+
 def go_back(call, dy):
     """Give all gradients of a layer's way back: by its input, and by its parameters."""
     call.layer.zero_grad()
@@ -107,7 +112,7 @@ def assert_near(got, want, sizes, what=""):
 
 
 def check_linear(model, images, a, b, seed=1):
-    for call in calls_of(model, images):
+    for call in one_of_each(calls_of(model, images)):
         first, second = upstream(call, seed), upstream(call, seed + 1)
         one, other = go_back(call, first), go_back(call, second)
         for got, want in zip(go_back(call, 4 * first), one, strict=True):  # a power of two is no rounding
@@ -121,7 +126,7 @@ def check_linear(model, images, a, b, seed=1):
 @given(kind=kinds, option=options, seed=seeds, a=st.integers(-8, 8), b=st.integers(1, 8))
 @few
 def test_every_layers_way_back_is_linear(table, kind, option, seed, a, b):
-    check_linear(build(kind, ops=table, seed=seed, **option), batch(count=3, seed=seed)[0], a, b)
+    check_linear(build(kind, ops=table, seed=seed, **option), batch(count=2, seed=seed)[0], a, b)
 
 
 def check_linear_operation(name, ops):
@@ -188,7 +193,7 @@ def check_pure(model, images, seed=1):
         assert bytes_of((call.inputs, call.y, call.cache)) == before, f"{call.name}: input, output or cache changed"
         assert bytes_of((same.y, same.cache)) == bytes_of((call.y, call.cache)), f"{call.name}: again, other bits"
         assert bytes_of((dx,)) == bits, f"{call.name}: a gradient changed after it was given"
-    for call in calls:
+    for call in one_of_each(calls):
         dy = upstream(call, seed)
         once = go_back(call, dy)
         assert [array.tobytes() for array in go_back(call, dy)] == [array.tobytes() for array in once], call.name

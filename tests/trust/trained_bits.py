@@ -12,9 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy is loaded
-
 if __name__ == "__main__":
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy is loaded
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from whole_networks import DROPPING, batch, build
@@ -42,16 +41,12 @@ def go_on(path, table):
     return model, optimizer, rng
 
 
-def train(table, count, folder=None):
-    """Give the digest and the losses."""
-    threads.core_count = lambda: count  # as if the machine had so many
-    threads.thread_count.cache_clear()
-    threads._pool.cache_clear()
+def train(table, path=None):
+    """Give the digest and the losses; save and go on before the last step where there is a path."""
     model, optimizer, rng = begin(table, seed=4)
     losses = []
     for step in range(STEPS):
-        if folder is not None and step == STEPS - 1:
-            path = Path(folder) / f"{table}-{count}.safetensors"
+        if path is not None and step == STEPS - 1:
             save_checkpoint(path, model, optimizer, rng=rng.bit_generator.state)
             model, optimizer, rng = go_on(path, table)
         images, labels = batch(seed=step)
@@ -73,7 +68,11 @@ def main():
         os.environ.pop(name, None)
     for table in args.tables.split(","):
         for count in map(int, args.threads.split(",")):
-            digest, losses = train(table, count, args.folder)
+            threads.core_count = lambda count=count: count  # as if the machine had so many
+            threads.thread_count.cache_clear()
+            threads._pool.cache_clear()
+            path = Path(args.folder) / f"{table}-{count}.safetensors" if args.folder else None
+            digest, losses = train(table, path)
             print(table, count, digest, *losses)
 
 
