@@ -21,7 +21,8 @@ def check_finite(model: Layer, *, gradients: bool = True) -> Iterator[None]:
 
     The numbers are those without it, bit for bit; every layer's are read once more, and on a device each look waits
     for it. A layer that made infinity or NaN out of finite numbers is named by its path of attributes. What a model
-    computes between its layers is put down to the layer around: a residual sum to its block.
+    computes between its layers is put down to the layer around: a residual sum to its block. A StepGraph refuses a
+    model that is looked into.
 
     Where threads share a batch, an index counts from the first image of those that were computed together; of several
     faults the one in the earliest images is told.
@@ -47,6 +48,11 @@ def check_finite(model: Layer, *, gradients: bool = True) -> Iterator[None]:
         for layer, kind in kinds:
             layer.__class__ = kind
             del layer._place  # type: ignore[attr-defined]
+
+
+def is_looked_into(model: Layer) -> bool:
+    """Whether `check_finite` looks at this model."""
+    return isinstance(model, _Watched)
 
 
 class _Place(NamedTuple):

@@ -10,6 +10,7 @@ from minifocal.arrays import Array, Generator, beside, device_of, get_array_modu
 from minifocal.errors import InputError
 from minifocal.fused import gpu
 from minifocal.layers.base import Layer
+from minifocal.layers.finite import is_looked_into
 from minifocal.ops import GPU_TABLE
 from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import Optimizer
@@ -63,8 +64,11 @@ class StepGraph:
         """Make one step. Arguments and result as for train_step.
 
         Raises:
-            InputError: an array of the model was replaced since a step of this size was recorded.
+            InputError: an array of the model was replaced since a step of this size was recorded, or check_finite is
+                to look into the model, which a replay goes past.
         """
+        if is_looked_into(self.model):
+            raise InputError("check_finite cannot look into a step that a graph replays; use train_step in its place")
         size = (images.shape, rng is None)
         if size not in self._draws:
             watched: Any = None if rng is None else _Watched(rng)

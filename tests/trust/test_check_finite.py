@@ -342,6 +342,20 @@ def test_a_graph_cannot_be_looked_into():
         trainer(build("focal"), graph=True, check_finite=True)
 
 
+def test_a_step_of_a_graph_is_refused_while_its_model_is_looked_into(cuda_on_host):
+    model = FocalNet.build(image_size=4, patch_size=2, in_channels=1, hidden_size=6, num_layers=1, device="cuda",
+                           num_classes=2)  # fmt: skip
+    graph = mf.StepGraph(model, SGD(model, 0.1))
+    data = (
+        beside(np.zeros((3, 1, 4, 4), "float32"), model.head.weight.data),
+        beside(np.arange(3) % 2, model.head.bias.data),
+    )
+    graph(*data, None)
+    with mf.check_finite(model), pytest.raises(InputError, match="cannot look into a step that a graph replays"):
+        graph(*data, None)
+    graph(*data, None)
+
+
 # On the command line
 
 
