@@ -264,17 +264,32 @@ def test_a_layer_under_two_names_goes_by_the_first():
     assert type(model.first) is Linear
 
 
+def on_a_device(model):
+    library = StrictLibrary()
+    for parameter in model.parameters():
+        parameter.data, parameter.grad = library.asarray(parameter.data), library.asarray(parameter.grad)
+    return model
+
+
 def test_on_a_device_the_layer_is_named_as_on_the_host():
-    faults, library = [], StrictLibrary()
-    for on_device in (False, True):
+    faults = []
+    for put in (lambda model: model, on_a_device):
         model = build("focal")
         model.layers[1].blocks[0].modulation.h.weight.data[3, 4] = np.nan
-        if on_device:
-            for parameter in model.parameters():
-                parameter.data, parameter.grad = library.asarray(parameter.data), library.asarray(parameter.grad)
-        faults.append(fault_of(model))
+        faults.append(fault_of(put(model)))
     assert faults[0].partition(";")[0] == faults[1].partition(";")[0]
     assert faults[0].startswith("layers.1.blocks.0.modulation.h: output not finite (nan at [0, 0, 0, 4]")
+
+
+def test_on_a_device_images_are_looked_at_too():
+    """Otherwise they are not: it would wait."""
+    model = on_a_device(build("focal"))
+    images, _ = batch()
+    images[3, 1, 2, 4] = -np.inf
+    there = beside(images, model.head.weight.data)
+    expected = r"^the model: input not finite \(-inf at \[3, 1, 2, 4\] of shape .*; made by the caller$"
+    with pytest.raises(mf.NotFiniteError, match=expected), mf.check_finite(model):
+        model.forward(there)
 
 
 # In a run
