@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from extreme_bounds import SCALE, Arrays, Rounding
 from extreme_table import ROWS, Row

@@ -9,12 +9,10 @@ from the file in a network of another seed.
 import argparse
 import hashlib
 import os
-import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy is loaded
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from whole_networks import DROPPING, batch, build
 
