@@ -2,13 +2,19 @@
 
 import json
 import os
+import stat
+import struct
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import minifocal as mf
 from minifocal.errors import InputError
+from minifocal.files import write_safetensors
+from minifocal.interop import open_pretrained
+from minifocal.training.checkpoint import DamagedCheckpointError
 
 
 def network(**options):
@@ -124,3 +130,89 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*choose another folder"):
         mf.save_checkpoint(tmp_path / "file" / "a.safetensors", network())
+
+
+def parts(path):
+    """All that a file gives, as values that can be compared."""
+    checkpoint = mf.load_checkpoint(path)
+    arrays = {**checkpoint.model, **{f"optimizer {name}": array for name, array in checkpoint.optimizer.items()}}
+    bits = {name: (array.dtype, array.shape, array.tobytes()) for name, array in arrays.items()}
+    return bits, checkpoint.description, checkpoint.steps, checkpoint.meta
+
+
+@pytest.mark.parametrize("read", [parts, lambda path: open_pretrained(path).build().state_dict()], ids=["own", "any"])
+def test_a_byte_that_is_changed_anywhere_is_seen(tmp_path, read):
+    path = tmp_path / "a.safetensors"
+    model = network(hidden_size=2)
+    mf.save_checkpoint(path, model, mf.SGD(model, 0.1), note="x")
+    whole = path.read_bytes()
+    (header,) = struct.unpack("<Q", whole[:8])
+    padding = len(whole[: 8 + header].rstrip(b" "))  # blanks, which may be changed for other white space
+    rng = np.random.default_rng(0)
+    for place in {
+        *range(8),
+        *rng.integers(8, padding, 40).tolist(),
+        *rng.integers(8 + header, len(whole), 40).tolist(),
+    }:
+        damaged = bytearray(whole)
+        damaged[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        with pytest.raises(InputError) as error:
+            read(path)
+        assert str(error.value).isprintable()
+        assert "a.safetensors" in str(error.value)
+
+
+def test_numbers_that_were_exchanged_are_damage(tmp_path):
+    path = tmp_path / "a.safetensors"
+    mf.save_checkpoint(path, network())
+    with safe_open(path, framework="numpy") as file:
+        metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays["model.norm.weight"], arrays["model.norm.bias"] = arrays["model.norm.bias"], arrays["model.norm.weight"]
+    save_file(arrays, path, metadata)
+    with pytest.raises(DamagedCheckpointError, match="its checksum is of other numbers"):
+        mf.load_checkpoint(path)
+
+
+def test_a_checkpoint_of_the_format_before_the_checksum_is_read(tmp_path):
+    model = network(seed=3)
+    header = {"format": "minifocal checkpoint 1", "description": model.describe(), "steps": 7, "meta": {"note": "x"}}
+    arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
+    save_file(arrays, tmp_path / "a.safetensors", metadata={"minifocal": json.dumps(header)})
+    checkpoint = mf.load_checkpoint(tmp_path / "a.safetensors")
+    assert (checkpoint.steps, checkpoint.meta) == (7, {"note": "x"})
+    assert all(np.array_equal(checkpoint.model[name], array) for name, array in model.state_dict().items())
+    header["format"] = "minifocal checkpoint 2"
+    save_file(arrays, tmp_path / "a.safetensors", metadata={"minifocal": json.dumps(header)})
+    with pytest.raises(DamagedCheckpointError, match="it has no checksum"):
+        mf.load_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "int32", "uint8", "bool"])
+def test_what_is_written_the_library_reads(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "turned": rng.integers(0, 2, (3, 4)).astype(dtype).T,
+        "scalar": np.array(1, dtype),
+        "empty": np.zeros((0, 5), dtype),
+        "narrow": np.arange(3, dtype="uint8"),  # would put what follows off its alignment
+        "big-endian": np.arange(6, dtype=">f4"),
+    }
+    write_safetensors(tmp_path / "a.safetensors", arrays, {"k": "Φ"})
+    with safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
+        assert file.metadata() == {"k": "Φ"}
+        assert set(file.keys()) == arrays.keys()
+        for name, array in arrays.items():
+            found = file.get_tensor(name)
+            assert (found.shape, found.dtype.name) == (array.shape, array.dtype.name)
+            np.testing.assert_array_equal(found, array)
+
+
+def test_the_metadata_may_be_empty_and_others_may_read_the_file_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_safetensors(tmp_path / "a.safetensors", {"a": np.zeros(3)}, {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["a.safetensors"]
