@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minifocal.errors import InputError, one_line
 from minifocal.files import cannot_read
-from minifocal.interop.tensors import StoredTensor
+from minifocal.interop.tensors import FileIdentity, StoredTensor
 
 METADATA = "__metadata__"
 
@@ -24,28 +24,31 @@ def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:  # checks lengths, offsets and overlaps
-            metadata = file.metadata() or {}
+        with safe_open(path, framework="numpy"):  # checks lengths, offsets and overlaps
+            pass
         with path.open("rb") as raw:
             (length,) = struct.unpack("<Q", raw.read(8))
             header = json.loads(raw.read(length))
-        size = path.stat().st_size
+            identity = FileIdentity.of(raw)
     except OSError as error:
         raise cannot_read(path, error) from error
     except (SafetensorError, struct.error, ValueError) as error:
         raise InputError(
             f"{path} is no safetensors file, or it is cut short or damaged: {one_line(str(error))[:200]}"
         ) from error
-    header.pop(METADATA, None)
+    # What the library has checked may be an older file of this name: nothing but this header is used from here on.
+    metadata = header.pop(METADATA, None) or {}
     try:
-        return {name: _locate(path, entry, 8 + length, size) for name, entry in header.items()}, metadata
+        return {name: _locate(path, entry, 8 + length, identity) for name, entry in header.items()}, metadata
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _locate(path: Path, entry: dict, start: int, size: int) -> StoredTensor:
+def _locate(path: Path, entry: dict, start: int, identity: FileIdentity) -> StoredTensor:
     begin, end = entry["data_offsets"]
     # The library has checked the header that it read; that the one read above is as good is seen here.
-    if not 0 <= begin <= end <= size - start:
+    if not 0 <= begin <= end <= identity.size - start:
         raise InputError("a tensor lies outside of the file; the file is damaged")
-    return StoredTensor.locate(path, entry["dtype"], entry["shape"], offset=start + begin, available=end - begin)
+    return StoredTensor.locate(
+        path, entry["dtype"], entry["shape"], offset=start + begin, available=end - begin, identity=identity
+    )

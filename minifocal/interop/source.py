@@ -14,7 +14,7 @@ from minifocal.interop.descriptions import Description, read_folder, read_offici
 from minifocal.interop.layouts import LAYOUTS, TABLE
 from minifocal.interop.preprocess import Preprocess
 from minifocal.interop.safetensors_file import read_safetensors
-from minifocal.interop.tensors import StoredTensor
+from minifocal.interop.tensors import COUNTER_DTYPES, StoredTensor
 from minifocal.interop.torch_file import TORCH_SUFFIXES, read_torch
 from minifocal.models.config import FocalNetConfig
 from minifocal.training.checkpoint import METADATA, MODEL, read_header
@@ -153,7 +153,7 @@ def _plain_names(found: Mapping[Any, Any]) -> dict[str, StoredTensor]:
 def _check_tensors(found: Mapping[Any, Any]) -> None:
     """Refuse what is no tensor, and names that no weight has and no message should hold."""
     for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, StoredTensor):
+        if not isinstance(name, str) or not isinstance(value, StoredTensor) or value.kind in COUNTER_DTYPES:
             raise InputError(f"{shown(name)} is no tensor of floating-point numbers; is this a file of weights?")
         if not name.isprintable() or len(name) > MAX_NAME:
             raise InputError(f"{shown(name)} is no name of a weight; the file is damaged")

@@ -1,10 +1,11 @@
 """Tensors that still lie in a file: known by name, shape and type, mapped into memory when they are asked for."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,27 @@ STORED_DTYPES: dict[str, np.dtype] = {
 }
 """The floating-point types of weights files, as safetensors names them, and how their bytes are read."""
 
+COUNTER_DTYPES: dict[str, np.dtype] = {"I32": np.dtype("<i4")}
+"""What a checkpoint of this package may hold beside weights: a loss scaler counts its steps."""
+
+_DTYPES = {**STORED_DTYPES, **COUNTER_DTYPES}
+
 MAX_AXES = 8
+
+
+class FileIdentity(NamedTuple):
+    """What tells an open file from another one of its name, and from itself once it has been written to."""
+
+    device: int
+    inode: int
+    size: int  # in bytes
+    written: int  # in ns
+
+    @classmethod
+    def of(cls, file: BinaryIO) -> "FileIdentity":
+        """Look at an open file."""
+        status = os.fstat(file.fileno())
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -28,11 +49,12 @@ class StoredTensor:
 
     Attributes:
         path: of the file.
-        kind: "F64", "F32", "F16" or "BF16".
+        kind: "F64", "F32", "F16" or "BF16"; or "I32", which no weight is.
         shape: of the tensor.
         offset: where its first element begins, in bytes from the start of the file.
         strides: steps between elements along each axis, in elements.
         dtype: what `read` gives; halves are widened to "float32" unless `astype` says otherwise.
+        identity: of the file that was looked at, which it must still be to be read; None does not look.
     """
 
     path: Path
@@ -41,6 +63,7 @@ class StoredTensor:
     offset: int
     strides: tuple[int, ...]
     dtype: str
+    identity: FileIdentity | None = None
 
     @classmethod
     def locate(
@@ -52,6 +75,7 @@ class StoredTensor:
         *,
         offset: int,
         available: int,
+        identity: FileIdentity | None = None,
     ) -> "StoredTensor":
         """Describe a tensor that begins at `offset` and may use the `available` bytes from there on.
 
@@ -61,14 +85,15 @@ class StoredTensor:
             InputError: it is of another type, has a shape that is none, does not lie within those bytes, or has more
                 elements than they can hold.
         """
-        if kind not in STORED_DTYPES:
+        if kind not in _DTYPES:
             raise InputError(f"refused a tensor of type {shown(kind)}; weights are {', '.join(STORED_DTYPES)}")
         strides = _contiguous(shape) if strides is None else strides
         sizes = [*shape, *strides]
         if len(shape) != len(strides) or len(shape) > MAX_AXES or not all(is_integer(n) and n >= 0 for n in sizes):
             raise InputError(f"a tensor has shape {shown(shape)} and strides {shown(strides)}; the file is damaged")
-        tensor = cls(path, kind, tuple(shape), offset, tuple(strides), "float64" if kind == "F64" else "float32")
-        room = available // STORED_DTYPES[kind].itemsize
+        dtype = {"F64": "float64", "I32": "int32"}.get(kind, "float32")
+        tensor = cls(path, kind, tuple(shape), offset, tuple(strides), dtype, identity)
+        room = available // _DTYPES[kind].itemsize
         if 0 in shape or tensor.extent > room or math.prod(shape) > room:
             where = f"shape {shown(shape)} and strides {shown(strides)} does not lie in its {room} elements"
             raise InputError(f"a tensor of {where}; the file is damaged")
@@ -82,7 +107,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of the values, as they are stored."""
-        return math.prod(self.shape) * STORED_DTYPES[self.kind].itemsize
+        return math.prod(self.shape) * _DTYPES[self.kind].itemsize
 
     def astype(self, dtype: str) -> "StoredTensor":
         """Give the same tensor, to be read as another type."""
@@ -92,10 +117,14 @@ class StoredTensor:
         """Map the values; they are copied only where their type changes.
 
         Raises:
-            InputError: the file cannot be read any more.
+            InputError: the file cannot be read any more, or is another one by now, as the checkpoint of a run that
+                goes on will be.
         """
         try:
-            flat = np.memmap(self.path, STORED_DTYPES[self.kind], "r", self.offset, (self.extent,))
+            with self.path.open("rb") as file:
+                if self.identity not in (None, FileIdentity.of(file)):
+                    raise ValueError("another file has its name")
+                flat = np.memmap(file, _DTYPES[self.kind], "r", self.offset, (self.extent,))
         except OSError as error:
             raise cannot_read(self.path, error) from error
         except ValueError as error:

@@ -17,7 +17,7 @@ import numpy as np
 
 from minifocal.errors import InputError, is_integer, one_line, shown
 from minifocal.files import atomic_writer, cannot_read, saving
-from minifocal.interop.tensors import STORED_DTYPES, StoredTensor
+from minifocal.interop.tensors import STORED_DTYPES, FileIdentity, StoredTensor
 from minifocal.safe_pickle import run_pickle
 
 MAX_PICKLE_BYTES = 2**20  # that of a training checkpoint of the largest variant has a quarter of it
@@ -160,6 +160,7 @@ class _Archive:
             strides,
             offset=storage.offset + skipped,
             available=storage.nbytes - skipped,
+            identity=FileIdentity.of(self.raw),
         )
 
 

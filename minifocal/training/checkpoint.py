@@ -120,7 +120,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError, TypeError) as error:  # the last two of types that NumPy lacks
         raise _damaged(path, error) from error
     except OSError as error:
         raise cannot_read(path, error) from error

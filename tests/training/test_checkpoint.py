@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 import minifocal as mf
 from minifocal.errors import InputError
 from minifocal.files import write_safetensors
-from minifocal.interop import open_pretrained
+from minifocal.interop import open_pretrained, save_pretrained
 from minifocal.training.checkpoint import DamagedCheckpointError
+from minifocal.training.loss_scale import LossScaler
 
 
 def network(**options):
@@ -216,3 +217,31 @@ def test_the_metadata_may_be_empty_and_others_may_read_the_file_as_the_umask_say
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_a_checkpoint_of_a_run_in_float16_is_opened_beside_the_count_of_its_loss_scaler(tmp_path):
+    path = tmp_path / "a.safetensors"
+    model = network(precision="float16", ops="reference")
+    mf.save_checkpoint(path, model, mf.SGD(model, 0.1), LossScaler(model))
+    opened = open_pretrained(path).build()
+    assert all(np.array_equal(opened.state_dict()[name], array) for name, array in model.state_dict().items())
+
+
+def test_weights_that_are_counts_are_refused(tmp_path):
+    save_file({"patch_embed.proj.weight": np.zeros((2, 3), "int32")}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="is no tensor of floating-point numbers"):
+        open_pretrained(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_file_that_another_takes_the_place_of_while_it_is_read_is_not_read_as_the_first(tmp_path, suffix):
+    """As the checkpoint of a run that goes on: its header, and so where its numbers lie, changes with every save."""
+    path = tmp_path / f"a{suffix}"
+    model = network(seed=1, modulation="focal", patch_size=2, hidden_size=4)
+    layout = {".safetensors": "minifocal", ".pth": "official"}[suffix]
+    save_pretrained(model, path, layout=layout)
+    opened = open_pretrained(path)
+    save_pretrained(model, path, layout=layout, class_names=["a" * 17, "b", "c"])
+    with pytest.raises(InputError, match="has changed while it was read; read it again"):
+        opened.build()
+    assert np.array_equal(open_pretrained(path).build().head.weight.data, model.head.weight.data)

@@ -13,7 +13,8 @@ import pytest
 
 from minifocal import load_checkpoint
 from minifocal.cli import main
-from minifocal.training.run_folder import BEST, CONFIG, LAST, METRICS, PREVIOUS
+from minifocal.files import only_one
+from minifocal.training.run_folder import BEST, CONFIG, LAST, LOCK, METRICS, PREVIOUS
 
 QUICK = ["--hidden-size", "4", "--layers", "1", "--warmup-steps", "2", "--batch-size", "512", "--ops", "numpy"]
 SHORT = [*QUICK, "--epochs", "2"]
@@ -78,7 +79,7 @@ def wait_for(process, start):
     pytest.fail("".join(seen))
 
 
-def test_a_second_run_in_a_folder_is_refused_and_reading_is_not_and_sigterm_saves(tmp_path, capsys):
+def test_a_second_run_in_a_folder_is_refused_and_sigterm_saves_the_first(tmp_path, capsys):
     folder = tmp_path / "run"
     command = ["-m", "minifocal", "train", "--out", str(folder), *QUICK, "--epochs", "100000", "--lr", "0.001"]
     with going_on(*command) as process:
@@ -87,13 +88,17 @@ def test_a_second_run_in_a_folder_is_refused_and_reading_is_not_and_sigterm_save
             f"minifocal train: {folder} is in use by process {process.pid} on {platform.node()}; "
             "wait for it, or stop it first\n"
         )
-        assert main(["evaluate", str(folder / LAST)]) == 0
         process.send_signal(signal.SIGTERM)
         *_, last = process.stdout.read().splitlines()
         assert process.wait() == 128 + signal.SIGTERM
     assert last == f"stopped and saved; go on with: minifocal train --resume --out {folder} --ops numpy"
     progress = load_checkpoint(folder / LAST).meta["progress"]
     assert (progress["epoch"], progress["step"]) > (0, 0)
+
+
+def test_a_run_that_goes_on_is_read_without_asking(run):
+    with only_one(run / LOCK, "the run"):
+        assert main(["evaluate", str(run)]) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -117,6 +122,7 @@ def test_a_second_signal_ends_a_run_at_once_and_the_last_checkpoint_stands(tmp_p
 STUCK = """
 import sys, time
 from minifocal.cli import main
+from minifocal.files import only_one
 from minifocal.training.trainer import Trainer
 step = Trainer._step
 def stuck(self, batch):
@@ -200,5 +206,6 @@ import resource, sys
 limit = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from minifocal.cli import main
+from minifocal.files import only_one
 sys.exit(main(sys.argv[1:]))
 """
