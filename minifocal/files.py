@@ -220,6 +220,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     `path` that have no successor stay.
     """
     partial = _partial(path)
+    shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed
     try:
         partial.mkdir(parents=True)
         yield partial

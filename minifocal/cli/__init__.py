@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         the exit status: 0 done, 1 a check or a training failed, 2 the input cannot be used, 130 interrupted,
-        141 the reader of the output has gone.
+        141 the reader of the output has gone, 143 a training was stopped by SIGTERM, and saved.
     """
     _escape_what_cannot_be_printed()
     args = make_parser().parse_args(argv)

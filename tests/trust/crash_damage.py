@@ -103,14 +103,14 @@ def _evaluated(path: Path) -> str:
     return "refused in one line" if (status, lines) == (2, 1) else f"status {status}, {lines} lines"
 
 
-def cut_texts(reference: Path, folder: Path, whole: int, rng: random.Random) -> dict[str, Any]:
-    """Cut the settings at every byte and the metrics at some, and resume."""
+def cut_texts(reference: Path, folder: Path, step: int, whole: int, rng: random.Random) -> dict[str, Any]:
+    """Cut the settings at every `step`th byte, and settings and metrics at some before resuming."""
     seen: dict[str, Counter[str]] = {name: Counter() for name in (CONFIG, METRICS)}
     text = (reference / CONFIG).read_bytes()
     right = json.loads(text)
     args = make_parser().parse_args(["train", "--resume", "--out", str(folder)])
     shutil.copytree(reference, folder)
-    for length in range(len(text)):
+    for length in range(0, len(text), step):
         (folder / CONFIG).write_bytes(text[:length])
         with contextlib.redirect_stderr(io.StringIO()):
             seen[CONFIG][outcome(lambda: resumed_settings(args, EXECUTION_OPTIONS)[1], right)] += 1
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         status = finish(start(command(reference, options("adamw", EPOCHS, seed=3)), work / "reference.log"))
         assert status == 0, (work / "reference.log").read_text()
         seen = damage_checkpoints(reference, folder, args.each, args.whole, rng)
-        seen |= cut_texts(reference, folder, max(1, args.whole // 3), rng)
+        seen |= cut_texts(reference, folder, max(1, 100 // args.each), max(1, args.whole // 3), rng)
     shown = f"python tests/trust/crash_damage.py --each {args.each} --whole {args.whole} --seed {args.seed}"
     text = json.dumps({"command": shown, **seen}, indent=1)
     print(text)

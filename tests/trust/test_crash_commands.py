@@ -10,6 +10,8 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from minifocal import load_checkpoint
 from minifocal.cli import main
@@ -19,6 +21,14 @@ from minifocal.training.run_folder import BEST, CONFIG, LAST, LOCK, METRICS, PRE
 QUICK = ["--hidden-size", "4", "--layers", "1", "--warmup-steps", "2", "--batch-size", "512", "--ops", "numpy"]
 SHORT = [*QUICK, "--epochs", "2"]
 RESUME = ["train", "--resume", "--ops", "numpy"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_curves():
+    """Leave the picture out, which costs as much as the training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("minifocal.cli.train.draw_curves", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +185,19 @@ def test_settings_that_are_lost_without_a_checkpoint_are_an_error_that_says_what
     (run / CONFIG).write_bytes(b"{")
     assert "not a configuration that minifocal train wrote" in (line := refused(capsys, *RESUME, "--out", str(run)))
     assert line.endswith("; start a new run\n")
+
+
+def test_a_run_of_the_version_before_checksums_is_resumed_to_the_same_end(straight, run):
+    with safe_open(run / PREVIOUS, framework="numpy") as file:
+        header = json.loads(file.metadata()["minifocal"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["meta"]["settings"]
+    header["format"] = "minifocal checkpoint 1"
+    save_file(arrays, run / LAST, metadata={"minifocal": json.dumps(header)})
+    for path in (run / PREVIOUS, run / LOCK):
+        path.unlink()
+    assert main([*RESUME, "--out", str(run)]) == 0
+    assert same_end(straight, run)
 
 
 def test_a_run_with_any_checkpoint_is_never_written_over(run, capsys):

@@ -11,7 +11,7 @@ import pytest
 
 from minifocal import files
 from minifocal.errors import InputError
-from minifocal.files import atomic_link, atomic_path, only_one, remove_partials, write_bytes
+from minifocal.files import atomic_folder, atomic_link, atomic_path, only_one, remove_partials, write_bytes
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_folder_after(tmp_path, monkeypatch):
@@ -42,6 +42,16 @@ def test_a_leftover_of_a_dead_process_of_the_same_number_is_never_written_throug
     os.link(tmp_path / "good", tmp_path / f"b.part{os.getpid()}")
     atomic_link(tmp_path / "a", tmp_path / "b")
     assert [(tmp_path / name).read_bytes() for name in ("good", "a", "b")] == [b"good", b"new", b"new"]
+
+
+def test_a_leftover_folder_of_a_dead_process_of_the_same_number_is_not_in_the_way(tmp_path):
+    leftover = tmp_path / f"a.part{os.getpid()}"
+    leftover.mkdir()
+    (leftover / "old").write_bytes(b"")
+    with atomic_folder(tmp_path / "a") as partial:
+        write_bytes(partial / "new", b"")
+    assert os.listdir(tmp_path) == ["a"]
+    assert os.listdir(tmp_path / "a") == ["new"]
 
 
 def test_another_name_costs_no_second_file_and_may_be_given_twice(tmp_path):

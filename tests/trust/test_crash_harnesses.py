@@ -1,7 +1,6 @@
 """The harnesses of crash safety: a little of each runs here, and what they look for they find."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +8,16 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# In a process of its own, as they fork; one after the other, as that is warm by then.
+# In a process of its own, as they fork; one after the other, as that is warm by then. Curves are drawn elsewhere.
 TOGETHER = """
 import sys
-import crash_damage, crash_disk, kills
+import minifocal.cli.train
+import crash_damage, kills
+minifocal.cli.train.draw_curves = lambda *_, **__: None
 folder = sys.argv[1]
 statuses = [
-    kills.main(["--kills", "6", "--epochs", "4", "--out", folder + "/kills"]),
-    crash_damage.main(["--each", "6", "--whole", "2", "--out", folder + "/damage"]),
-    crash_disk.main(["--times", "2", "--no-mounts", "--out", folder + "/disk"]),
+    kills.main(["--kills", "6", "--epochs", "3", "--out", folder + "/kills"]),
+    crash_damage.main(["--each", "4", "--whole", "1", "--out", folder + "/damage"]),
 ]
 sys.exit(any(statuses))
 """
@@ -30,17 +30,16 @@ def in_a_process(code, *arguments):
     )
 
 
-def test_kills_damage_and_full_disks_lose_nothing(tmp_path):
+def test_kills_and_damage_lose_nothing(tmp_path):
     done = in_a_process(TOGETHER, str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    kills, damage, disk = (json.loads((tmp_path / name).read_text()) for name in ("kills", "damage", "disk"))
+    kills, damage = (json.loads((tmp_path / name).read_text()) for name in ("kills", "damage"))
     assert kills["kills"] == sum(kills["kills by what they left"].values()) == 6
     assert kills["wrong"] == []
     assert set(kills["ends"]) == {"the same bits"}
     for kind in ("cut", "flipped byte"):
-        assert damage[f"{kind}, load_checkpoint"]["refused in one line"] >= 5  # one may have met padding
-        assert damage[f"{kind}, resume"]["ends with the same bits"] >= 1
-    assert disk["files limited in size"]["then ends with the same bits"] == 2
+        assert damage[f"{kind}, load_checkpoint"]["refused in one line"] >= 3  # one may have met padding
+    assert damage["cut, resume"]["ends with the same bits"] == 1
 
 
 @pytest.mark.parametrize(
@@ -55,32 +54,27 @@ def test_the_records_tell_of_nothing_lost(name, minimum):
     assert max([*counts, record.get("kills", 0)]) >= minimum
 
 
+# A copy of a finished run is changed by each of PLANTS; what a harness says of it is written down.
 PLANTED = """
-import sys
+import json, shutil, sys
 from pathlib import Path
 import crash_runs
-one, two = Path(sys.argv[1]), Path(sys.argv[2])
-two.mkdir()
-crash_runs.warm_up(two)
-assert crash_runs.finish(crash_runs.start(crash_runs.command(one, crash_runs.options("sgd", 2, 1)), two / "log")) == 0
-"""
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of a run by the harnesses' own means."""
-    folder = tmp_path_factory.mktemp("harness")
-    done = in_a_process(PLANTED, str(folder / "run"), str(folder / "work"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "run"
-
-
-ASKED = """
-import sys
-from pathlib import Path
-import crash_runs
-crash_runs.look(Path(sys.argv[2]))
-print(crash_runs.differences(Path(sys.argv[1]), Path(sys.argv[2])))
+import test_crash_harnesses
+work = Path(sys.argv[1])
+crash_runs.warm_up(work)
+run = work / "run"
+assert crash_runs.finish(crash_runs.start(crash_runs.command(run, crash_runs.options("sgd", 2, 1)), work / "log")) == 0
+said = {}
+for number, (name, (plant, _)) in enumerate(test_crash_harnesses.PLANTS.items()):
+    changed = work / str(number)
+    shutil.copytree(run, changed)
+    plant(changed)
+    try:
+        crash_runs.look(changed)
+        said[name] = str(crash_runs.differences(run, changed))
+    except (AssertionError, ValueError) as error:
+        said[name] = repr(error)
+Path(sys.argv[2]).write_text(json.dumps(said))
 """
 
 
@@ -120,10 +114,11 @@ PLANTS = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTS)
-def test_a_harness_sees_what_is_planted(finished, tmp_path, name):
-    plant, words = PLANTS[name]
-    shutil.copytree(finished, tmp_path / "run")
-    plant(tmp_path / "run")
-    done = in_a_process(ASKED, str(finished), str(tmp_path / "run"))
-    assert words in done.stdout + done.stderr
+def test_a_harness_sees_what_is_planted(tmp_path):
+    (tmp_path / "work").mkdir()
+    done = in_a_process(PLANTED, str(tmp_path / "work"), str(tmp_path / "said"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads((tmp_path / "said").read_text())
+    assert said.keys() == PLANTS.keys()
+    for name, (_, words) in PLANTS.items():
+        assert words in said[name], name
