@@ -9,6 +9,7 @@ import stat
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,7 +109,7 @@ def atomic_link(source: Path, path: Path) -> None:
 
 def remove_partials(path: Path) -> None:
     """Remove what writers of `path` left under temporary names when they were killed; call it when none is alive."""
-    for partial in path.parent.glob(f"{path.name}.part*"):
+    for partial in path.parent.glob(f"{escape(path.name)}.part*"):
         if partial.name.removeprefix(f"{path.name}.part").isdecimal():
             partial.unlink(missing_ok=True)
 
@@ -183,8 +184,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write arrays and texts as a safetensors file, wholly or not at all; make its folder first.
 
-    The arrays' bytes go into the file as they are. (The library's `save_file` copies them all first, and leaves files
-    under names of its own when it is killed.) The widest types come first, so that every array is aligned.
+    The widest types come first, so that every array is aligned. (The library's own `save_file` leaves files under names
+    of its own where it is killed, and lets nobody but the owner read what it has written.)
 
     Args:
         path: of the file. tensors: integers, floating-point numbers or booleans, by name. metadata: beside them.

@@ -80,6 +80,7 @@ def test_only_leftovers_of_the_file_are_removed(tmp_path):
     for name in [*kept, "a.part7", "a.part12345"]:
         (tmp_path / name).write_bytes(b"")
     remove_partials(tmp_path / "a")
+    remove_partials(tmp_path / "?")
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
 
 
