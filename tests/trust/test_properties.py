@@ -10,15 +10,13 @@ from extreme_table import ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from whole_checks import (
-    assert_near,
     check_linear,
     check_linear_operation,
     check_moved,
     check_order,
     check_parts,
     check_pure,
-    results_of,
-    sizes_of,
+    check_rounded,
 )
 from whole_networks import DROPPING, KINDS, batch, build
 
@@ -99,14 +97,7 @@ def test_images_in_another_order_give_the_same_in_that_order(table, kind, seed, 
 @given(kind=kinds, seed=seeds)
 @few
 def test_a_float32_network_is_the_float64_network_rounded(table, kind, seed):
-    narrow, wide = (build(kind, dtype, table, seed) for dtype in ("float32", "float64"))
-    for parameter, double in zip(narrow.parameters(), wide.parameters(), strict=True):
-        double.data[...] = parameter.data
-    images, labels = batch("float32", 3, seed)
-    got = results_of(narrow, images, labels, [slice(None)])
-    want = results_of(wide, images.astype("float64"), labels, [slice(None)])
-    assert {array.dtype for array in got} == {np.dtype("float32")}
-    assert_near(got, [array.astype("float32") for array in want], sizes_of(want))
+    check_rounded(*(build(kind, dtype, table, seed) for dtype in ("float32", "float64")), *batch("float32", 3, seed))
 
 
 # A map that is moved gives a moved context

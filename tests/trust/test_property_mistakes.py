@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from whole_checks import H, W, check_linear, check_linear_operation, check_moved, check_order, check_parts, check_pure
+from whole_checks import (
+    H,
+    W,
+    check_linear,
+    check_linear_operation,
+    check_moved,
+    check_order,
+    check_parts,
+    check_pure,
+    check_rounded,
+)
 from whole_networks import batch, build
 
 from minifocal.ops import REFERENCE, Op
@@ -108,6 +118,13 @@ def test_an_image_that_is_treated_apart_is_seen():
     model.use_ops(with_op("mean_pool", forward=forward))
     with pytest.raises(AssertionError):
         check_order(model, images, labels, order)
+
+
+def test_products_of_fewer_bits_are_seen():
+    wide, data = build("focal", "float64"), batch("float32", 3)
+    check_rounded(build("focal"), wide, *data)
+    with pytest.raises(AssertionError):
+        check_rounded(build("focal", precision="tf32"), wide, *data)
 
 
 @pytest.mark.parametrize("drop", [0, 1], ids=["corner", "edge"])

@@ -174,6 +174,16 @@ def check_parts(model, images, labels, cut):
     assert_near(halves, whole, sizes_of(whole))
 
 
+def check_rounded(narrow, wide, images, labels):
+    """float32 gives what float64 gives to the same weights and images."""
+    for parameter, double in zip(narrow.parameters(), wide.parameters(), strict=True):
+        double.data[...] = parameter.data
+    got = results_of(narrow, images, labels, [slice(None)])
+    want = results_of(wide, images.astype("float64"), labels, [slice(None)])
+    assert {array.dtype for array in got} == {np.dtype("float32")}
+    assert_near(got, [array.astype("float32") for array in want], sizes_of(want))
+
+
 def check_order(model, images, labels, order):
     logits, dimages, *grads = results_of(model, images, labels, [slice(None)])
     want = [logits[order], dimages[order], *grads]
