@@ -355,6 +355,7 @@ def test_who_has_asked_may_listen_for_as_long_as_it_likes(server, later):
 
 def test_there_is_room_for_so_many_connections_and_no_more(server, monkeypatch):
     monkeypatch.setattr(live_server, "MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(live_server, "ASKING_SECONDS", 1e6)
     before = threading.active_count()
     crowd = [socket.create_connection(server.server_address, timeout=20) for _ in range(20)]
     try:
