@@ -326,10 +326,9 @@ class Trainer:
     def _stop_on_signals(self) -> Iterator[None]:
         """Turn the first Ctrl-C, or a scheduler's SIGTERM, into a wish to stop after the step; leave a second one."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        # Ignored, as by nohup, they stay ignored; whoever set a handler outside Python sees to the signal.
-        before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
+        before = {number: handler for number, handler in before.items() if handler is not None}
         if threading.current_thread() is not threading.main_thread():
-            yield  # whoever runs the main thread sees to signals
+            yield  # whoever runs the main thread, or set a handler outside Python, sees to signals
             return
 
         def put_back() -> None:

@@ -130,7 +130,8 @@ def test_a_second_signal_ends_a_run_at_once_and_the_last_checkpoint_stands(tmp_p
 
 
 STUCK = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
 from minifocal.cli import main
 from minifocal.files import only_one
 from minifocal.training.trainer import Trainer
