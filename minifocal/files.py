@@ -1,17 +1,15 @@
 """Reading and writing whole files, with errors that a user can act on."""
 
 import errno
-import json
 import os
 import platform
 import shutil
 import stat
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -184,28 +182,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Write arrays and texts as a safetensors file, wholly or not at all; make its folder first.
 
-    The widest types come first, so that every array is aligned. (The library's own `save_file` leaves files under names
-    of its own where it is killed, and lets nobody but the owner read what it has written.)
+    The library gives the bytes and the file is ours: where its own `save_file` is killed it leaves files under names of
+    its own, and what it has written only the owner may read.
 
     Args:
         path: of the file. tensors: integers, floating-point numbers or booleans, by name. metadata: beside them.
     Raises:
         InputError: it cannot be written.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name in names:
-        array = tensors[name]
-        start, end = end, end + array.nbytes
-        kind = "BOOL" if array.dtype == bool else f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
-        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with saving(path), atomic_writer(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            file.write(contiguous_bytes(tensors[name]))
+    from safetensors.numpy import save
+
+    content = save({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, dict(metadata))
+    write_bytes(path, content)
 
 
 def contiguous_bytes(array: np.ndarray) -> memoryview:
