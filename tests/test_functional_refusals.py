@@ -7,14 +7,14 @@ import pytest
 from strict_array import StrictLibrary
 
 from minifocal.errors import InputError
-from minifocal.functional.add import add
-from minifocal.functional.context import check_maps, focal_level_forward, global_level_forward
+from minifocal.functional.add import add, check_same_shape
+from minifocal.functional.context import check_gate, check_maps, focal_level_forward, global_level_forward
 from minifocal.functional.cross_entropy import cross_entropy_forward
-from minifocal.functional.depthwise_conv import depthwise_conv_backward, depthwise_conv_forward
+from minifocal.functional.depthwise_conv import check_depthwise_conv, depthwise_conv_backward, depthwise_conv_forward
 from minifocal.functional.drop_path import drop_path_forward
-from minifocal.functional.layer_norm import layer_norm_forward
+from minifocal.functional.layer_norm import check_layer_norm, layer_norm_forward
 from minifocal.functional.layer_scale import layer_scale_forward
-from minifocal.functional.linear import linear_forward
+from minifocal.functional.linear import check_linear, linear_forward
 from minifocal.functional.modulate import modulate_forward
 from minifocal.functional.patches import patches_forward
 from minifocal.functional.split import split_forward
@@ -54,6 +54,12 @@ def unscale_two(scale, first, second):
         (focal_level, (MAP, (3, 3, C), (B, H, W, 1))),
         (global_level, (MAP, (B, H, W, 1))),
         (unscale_two, ((), (7,), (C, 2))),
+        # The other tables of operations call these by themselves.
+        (check_same_shape, (MAP, MAP)),
+        (check_linear, (MAP, (C, 7), (7,))),
+        (check_layer_norm, (MAP, (C,), (C,))),
+        (check_depthwise_conv, (MAP, (3, 3, C))),
+        (check_gate, (MAP, (B, H, W, 1))),
     ],
 )
 def test_every_array_must_be_of_the_same_home(operation, shapes):
@@ -102,6 +108,6 @@ def test_a_batch_of_nothing_has_a_loss_of_no_labels_to_look_at():
     """Labels are looked at only where there are some: least and largest of none do not exist."""
     with pytest.warns(RuntimeWarning) as warned:
         loss, cache = cross_entropy_forward(np.ones((0, C)), np.zeros(0, int))
-    assert {str(warning.message) for warning in warned} <= {"Mean of empty slice", "invalid value encountered in divide"}
+    assert "Mean of empty slice" in {str(warning.message) for warning in warned}
     assert np.isnan(loss)
     assert cache.probabilities.shape == (0, C)

@@ -28,6 +28,8 @@ DROPPED_FUNCTIONS = (
 DROPPED_METHODS = ("astype", "max", "mean", "min", "reshape", "sum", "transpose")
 # Their arguments may stand in any order.
 SYMMETRIC = ("add", "check_same_shape", "get_array_module", "isinstance", "max", "min", "result_type")
+# What may be called without the last argument; elsewhere Python itself refuses, as it does without `init`.
+OPTIONAL_ARGUMENTS = ("forward", "get_array_module", "multiply_adds", "summarize", "layer_norm_forward", "replica")
 PAIRS = (
     ("H", "W"), ("height", "width"), ("top", "left"), ("tops", "lefts"), ("rows", "columns"), ("above", "below"),
     ("left", "right"), ("i", "j"), ("before", "after"), ("beta1", "beta2"), ("mean", "square"), ("in_dim", "out_dim"),
@@ -153,9 +155,9 @@ def call(node: ast.AST, place: Place) -> Iterator[Edit]:
     if not isinstance(node, ast.Call) or isinstance(node.func, ast.Lambda):
         return
     for index, keyword in enumerate(node.keywords):
-        if keyword.arg != "strict":
+        if keyword.arg not in ("strict", "init"):
             yield lambda n, i=index: _set(n, keywords=[*n.keywords[:i], *n.keywords[i + 1 :]])
-    if len(node.args) > 1 and not _calls(node).endswith("Cache"):  # which has no defaults
+    if len(node.args) > 1 and _calls(node) in OPTIONAL_ARGUMENTS:
         yield lambda n: _set(n, args=n.args[:-1])
     if _calls(node) not in SYMMETRIC and not any(isinstance(a, ast.Starred) for a in node.args):
         for index in range(len(node.args) - 1):
@@ -204,11 +206,13 @@ def cache_field(node: ast.AST, place: Place) -> Iterator[Edit]:
 def order(node: ast.AST, place: Place) -> Iterator[Edit]:
     """Two results are exchanged; an axis of several is left out."""
     if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load) and not isinstance(place.parent, ast.Subscript):
-        for index in range(len(node.elts) - 1):
-            yield lambda n, i=index: _set(n, elts=_exchanged(n.elts, i))
-        if isinstance(place.parent, ast.keyword) and place.parent.arg == "axis":
+        axes = isinstance(place.parent, ast.keyword) and place.parent.arg == "axis"
+        if axes:
             for index in range(len(node.elts)):
                 yield lambda n, i=index: _set(n, elts=[*n.elts[:i], *n.elts[i + 1 :]])
+        else:
+            for index in range(len(node.elts) - 1):
+                yield lambda n, i=index: _set(n, elts=_exchanged(n.elts, i))
 
 
 OPERATORS = (

@@ -9,9 +9,9 @@ The record is mutants.tsv beside this file, kept up to date while it runs: inter
 mutant that no test can tell from the original stands in equivalent_mutants.tsv, with the reason.
 
 First each test runs once, to see which lines it passes through. Then each mutant is put into a forked process, in which
-the tests that pass through its line run, the short and narrow ones first, until one fails. A test that runs far beyond its time has
-failed. Where the line runs already while tests are imported, and where a mistake is not in a function's body, the
-package is imported anew with the mistake in it.
+the tests that pass through its line run, the short and narrow ones first, until one fails. A test that runs far beyond
+its time has failed. Where the line runs already while tests are imported, and where a mistake is not in a function's
+body, the package is imported anew with the mistake in it.
 """
 
 import argparse
