@@ -62,16 +62,16 @@ class Runner:
 
             try:
                 now = {m: tests[m] for m in mutants if not passing.imports(m)}
-                later = self._exchanged(now, passing.times, done, again=only_recorded)
+                later = self.exchanged(now, passing.times, done, again=only_recorded)
                 anew = {m: tests[m] for m in mutants if passing.imports(m) or m in later}
-                self._imported_anew(anew, passing.times, done)
+                self.imported_anew(anew, passing.times, done)
             finally:
                 if not only_recorded:
                     record.save()
         return sorted(survivors, key=mutants.index)
 
-    def _exchanged(
-        self, tests: dict[Mutant, list[str]], times: dict[str, float], done: Done, again: bool
+    def exchanged(
+        self, tests: dict[Mutant, list[str]], times: dict[str, float], done: Done, again: bool = False
     ) -> set[Mutant]:
         """Run mutants of functions, whose code is exchanged in place.
 
@@ -105,7 +105,7 @@ class Runner:
             run_pytest(files_of(tests), loop)
         return later
 
-    def _imported_anew(self, tests: dict[Mutant, list[str]], times: dict[str, float], done: Done) -> None:
+    def imported_anew(self, tests: dict[Mutant, list[str]], times: dict[str, float], done: Done) -> None:
         """Run mutants in processes that import the package with the mistake in it."""
 
         def work(mutant: Mutant, say: Say, folder: Path) -> None:
