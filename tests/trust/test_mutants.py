@@ -118,6 +118,7 @@ def test_a_name_stays_when_another_function_is_edited():
 
 PLANTED = """
 import ast
+from dataclasses import replace
 from mutants import ROOT, mutants_of
 
 path = "minifocal/functional/layer_scale.py"
