@@ -84,3 +84,6 @@ def test_the_variance_gets_an_eps_of_1e_5_unless_told_otherwise():
 def test_the_bits_of_each_format_are_those_that_numpy_knows():
     assert MANTISSA_BITS["float32"] == np.finfo(np.float32).nmant
     assert MANTISSA_BITS["float16"] == np.finfo(np.float16).nmant
+    x = np.random.default_rng(14).uniform(1.0, 2.0, 999).astype("float32")
+    for precision, bits in MANTISSA_BITS.items():
+        assert np.abs(round_to(x, precision) - x).max() <= 2.0 ** -(bits + 1) * 2.0

@@ -73,7 +73,8 @@ def changes(source):
         ("(3, -1, 0.5, True)", {"3 -> 4", "3 -> 2", "-1 -> 0", "0.5 -> 0.75", "True -> False"}),
         ("a[i:n]", {"i:n -> :n", "i:n -> i:", "i:n -> i:n - 1"}),
         ("range(n)", {"range(n) -> range(n - 1)"}),
-        ("f(a, b, k=c)", {"f(a, b, k=c) -> f(a, b)", "f(a, b, k=c) -> f(a, k=c)", "f(a, b, k=c) -> f(b, a, k=c)"}),
+        ("f(a, b, k=c)", {"f(a, b, k=c) -> f(a, b)", "f(a, b, k=c) -> f(b, a, k=c)"}),
+        ("layer.forward(x, rng)", {"layer.forward(x, rng) -> layer.forward(x)"}),
         ("a.sum(axis=(1, 2), keepdims=True)", {"(1, 2) -> (1,)", "True -> False"}),
         ("a.sum(axis=0)", {"a.sum(axis=0) -> a", "a.sum(axis=0) -> a.mean(axis=0)", "0 -> 1"}),
         ("xp.exp(a.T)", {"xp.exp(a.T) -> a.T", "a.T -> a"}),
@@ -106,8 +107,7 @@ def __repr__(self):
 for a, b in zip(a, b, strict=True):
     pass
 '''
-    zips = {"zip(a, strict=True)", "zip(b, a, strict=True)"}
-    assert changes(source) == {f"zip(a, b, strict=True) -> {other}" for other in zips}
+    assert changes(source) == {"zip(a, b, strict=True) -> zip(b, a, strict=True)"}
 
 
 def test_a_name_stays_when_another_function_is_edited():
@@ -119,6 +119,7 @@ def test_a_name_stays_when_another_function_is_edited():
 PLANTED = """
 import ast
 from dataclasses import replace
+from mutant_runs import Runner
 from mutants import ROOT, mutants_of
 
 path = "minifocal/functional/layer_scale.py"
