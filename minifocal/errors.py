@@ -5,13 +5,26 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+LONGEST_MESSAGE = 1000  # characters
+CUT = " ... "
+
 
 class InputError(ValueError):
     """What was given cannot be used.
 
     The message is one line: what was expected, what came, and what to do. The command line prints it
     and exits with status 2. A mistake of the package itself raises something else.
+
+    Args:
+        message: the line. Of names and texts that came from a file it may hold anything: what is not printable becomes
+            spaces, and of more than 1,000 characters the middle is left out.
     """
+
+    def __init__(self, message: str) -> None:
+        if len(message) > LONGEST_MESSAGE:
+            half = (LONGEST_MESSAGE - len(CUT)) // 2
+            message = message[:half] + CUT + message[-half:]
+        super().__init__(one_line(message))
 
 
 def check_option_names(given: Iterable[str], known: Iterable[str]) -> None:
