@@ -38,6 +38,8 @@ def check_regular(path: Path) -> None:
         mode = path.stat().st_mode
     except OSError as error:
         raise cannot_read(path, error) from error
+    except ValueError as error:  # of a name with a zero byte
+        raise InputError(f"cannot read {path}: no file can have this name; check it") from error
     if not stat.S_ISREG(mode):
         raise InputError(f"cannot read {path}: it is no regular file; give a file")
 
@@ -46,16 +48,20 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """Read a whole file of at most `limit` bytes.
 
     Raises:
-        InputError: it cannot be read, is no regular file, or is larger: nothing is read then.
+        InputError: it cannot be read, is no regular file, is larger (nothing is read then), or has no end.
     """
     check_regular(path)
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise InputError(f"{path} has {size} bytes, expected at most {limit}; is this the right file?")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise InputError(f"{path} has {size} bytes, expected at most {limit}; is this the right file?")
+            content = file.read(size)
+            if file.read(1):  # some files of the system say 0, and may go on for ever
+                raise InputError(f"{path} has more than the {size} bytes that it says; read it when it is finished")
     except OSError as error:
         raise cannot_read(path, error) from error
+    return content
 
 
 @contextmanager
