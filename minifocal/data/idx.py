@@ -15,7 +15,7 @@ import numpy as np
 
 from minifocal.data.dataset import Dataset, Splits
 from minifocal.errors import InputError
-from minifocal.files import cannot_read
+from minifocal.files import cannot_read, check_regular
 
 UNSIGNED_BYTES = 0x08
 MAX_AXES = 4
@@ -56,6 +56,7 @@ def read_idx(path: Path | str) -> np.ndarray:
             its header says.
     """
     path = Path(path)
+    check_regular(path)
     try:
         with path.open("rb") as raw:
             compressed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -87,8 +88,10 @@ def _read_values(file: BinaryIO, path: Path) -> np.ndarray:
         raise InputError(f"{path}: the IDX header is cut short; download it again")
     shape = struct.unpack(f">{axes}I", header)
     expected = math.prod(shape)
-    if expected > MAX_VALUES:
-        raise InputError(f"{path}: the header claims {expected} bytes, more than {MAX_VALUES}; is this the right file?")
+    if math.prod(size or 1 for size in shape) > MAX_VALUES:  # no array has such sides, even where one of them is 0
+        raise InputError(
+            f"{path}: the header claims the shape {shape}, more than {MAX_VALUES} bytes; is this the right file?"
+        )
 
     # Grown chunk by chunk: a short file with a large header takes no more memory than it has bytes.
     values = bytearray()

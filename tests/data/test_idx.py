@@ -51,7 +51,7 @@ def test_one_byte_too_many_is_refused(compress, idx_bytes, tmp_path):
         (b"\0\0\x08\x05" + b"\0\0\0\1" * 5 + b"1", "with 1 to 4 axes, got type 8 with 5"),
         (b"\0\0\x08\x02\0\0\0", "the IDX header is cut short"),
         (b"\0\0\x08\x03\0\0\0\2\0\0\0\2\0\0\0\2abc", "announces 8 bytes, but there are only 3"),
-        (b"\0\0\x08\x04" + b"\xff" * 16, "the header claims [0-9]{39} bytes, more than 1073741824"),
+        (b"\0\0\x08\x04" + b"\xff" * 16, "the header claims the shape .4294967295, .*, more than 1073741824 bytes"),
         (b"\x1f\x8bno gzip at all", "the gzip data is damaged or cut short"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_damaged_gzip_body_is_refused(idx_bytes, tmp_path):
 
 @pytest.mark.parametrize("target", ["missing", "."])
 def test_a_file_that_cannot_be_read_is_refused(target, tmp_path):
-    with pytest.raises(InputError, match=r"cannot read .*; check the path"):
+    with pytest.raises(InputError, match=r"cannot read .*; (check the path|give a file)"):
         read_idx(tmp_path / target)
 
 
