@@ -17,6 +17,9 @@ from minifocal.errors import InputError, shown
 MAX_KEY = 2**31
 """Up to here integers have hashes of their own; larger ones can be chosen so that all have the same."""
 
+MAX_INSTRUCTIONS = 2**20
+"""A list or dict takes one byte to ask for and some sixty of memory. CIFAR-100's training file has 250,000 of them."""
+
 PUSHED = frozenset(
     ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE")
     + ("SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
@@ -62,7 +65,9 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(data):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if number == MAX_INSTRUCTIONS:
+                raise InputError(f"refused a pickle of more than {MAX_INSTRUCTIONS} instructions")
             if opcode.name in PUSHED:
                 self.stack.append(argument)
             elif opcode.name in INSTRUCTIONS:
