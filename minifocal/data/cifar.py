@@ -13,7 +13,7 @@ import numpy as np
 
 from minifocal.data.cifar_pickle import read_pickle
 from minifocal.data.dataset import Dataset, Splits
-from minifocal.errors import InputError
+from minifocal.errors import InputError, shown
 from minifocal.files import read_bytes
 
 IMAGE_SHAPE = (3, 32, 32)
@@ -155,6 +155,6 @@ def _read_python_names(folder: Path, layout: _Layout) -> tuple[str, ...]:
 def _value(path: Path, values: dict[str, Any], key: str) -> Any:
     if key not in values:
         raise InputError(
-            f'{path}: expected a pickled dict with "{key}", got {sorted(values)[:8]}; is this the right file?'
+            f'{path}: expected a pickled dict with "{key}", got {shown(sorted(values)[:8])}; is this the right file?'
         )
     return values[key]

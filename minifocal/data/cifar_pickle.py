@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from minifocal.errors import InputError, shown
+from minifocal.errors import InputError, is_integer, shown
 from minifocal.files import read_bytes
 from minifocal.safe_pickle import StandIn, run_pickle
 
 MAX_PICKLE_BYTES = 2**28  # the largest, CIFAR-100's training file, has 155 MB
+MAX_AXES = 8
 DTYPE_NAMES = frozenset({"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"})
 BYTE_ORDERS = frozenset({"<", ">", "=", "|"})
 NDARRAY = "numpy.ndarray"
@@ -49,8 +50,10 @@ class _PickledArray(StandIn):
         _, self.shape, self.kept_dtype, self.column_major, self.values = state
 
     def array(self) -> np.ndarray:
-        dtype, shape = self.kept_dtype.dtype(), tuple(int(size) for size in self.shape)
-        if len(self.values) != math.prod(shape) * dtype.itemsize or any(size < 0 for size in shape):
+        dtype, shape = self.kept_dtype.dtype(), tuple(self.shape)
+        if len(shape) > MAX_AXES or not all(is_integer(size) and 0 <= size <= MAX_PICKLE_BYTES for size in shape):
+            raise InputError(f"refused an array of shape {shown(shape)}")  # before such sizes are multiplied
+        if len(self.values) != math.prod(shape) * dtype.itemsize:
             raise InputError(f"an array of shape {shape} and dtype {dtype} comes with {len(self.values)} bytes")
         return np.frombuffer(self.values, dtype).reshape(shape, order="F" if self.column_major else "C")
 
