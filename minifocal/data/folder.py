@@ -16,6 +16,8 @@ from minifocal.files import cannot_read, check_regular
 if TYPE_CHECKING:
     from PIL import Image
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""The formats of images that are read, by Pillow's names. For some others it starts programs: for EPS, Ghostscript."""
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 PIL_MODES = {1: "L", 3: "RGB"}
 ROUNDINGS: dict[str, Callable[[float], int]] = {"even": round, "down": math.floor}
@@ -37,7 +39,7 @@ def read_image(
     With `size` the shorter side is resized and the centre cut out. Transparency is dropped.
 
     Args:
-        path: a file that Pillow can read with 8 bits per channel.
+        path: a file of one of `FORMATS`, whatever it is called, with 8 bits per channel.
         size: height and width of the result in pixels; None keeps the image as it is.
         channels: 3 for RGB, 1 for grey.
         resize: what the shorter side is resized to, at least `size`; `size` where not given.
@@ -46,8 +48,8 @@ def read_image(
     Returns:
         (channels, height, width) uint8.
     Raises:
-        InputError: the file cannot be read, is no image, cut short, has more than 8 bits per channel, or has
-            more pixels than Pillow's limit against decompression bombs.
+        InputError: the file cannot be read, is no image of these formats, cut short, has more than 8 bits per channel,
+            or has more pixels than Pillow's limit against decompression bombs.
     """
     from PIL import Image, ImageOps  # imported where used: most data sets need no Pillow
 
@@ -59,9 +61,11 @@ def read_image(
     check_regular(path)
     try:
         with warnings.catch_warnings():
+            # Of a damaged part that is not needed, such as a date, Pillow warns; the pixels are there or are not.
+            warnings.simplefilter("ignore")
             # Up to twice its limit Pillow only warns; a warning is too little for memory that runs out.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            with Image.open(path, formats=FORMATS) as file:
                 if file.mode.startswith(("I", "F")):
                     raise InputError(f"{path}: expected 8 bits per channel, got mode {file.mode}; convert it")
                 image = ImageOps.exif_transpose(file)
@@ -77,7 +81,9 @@ def read_image(
     except Exception as error:  # a damaged file can raise nearly anything
         if isinstance(error, OSError) and error.errno is not None:
             raise cannot_read(path, error) from error
-        raise InputError(f"{path}: expected an image, but it is damaged, cut short or no image") from error
+        raise InputError(
+            f"{path}: expected an image, but it is damaged, cut short or no image of these kinds: {', '.join(FORMATS)}"
+        ) from error
     if size is not None:
         image = _resize_and_crop(image, size if resize is None else resize, size, resample, rounding, path)
     pixels = np.array(image)
