@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import ssl
@@ -21,6 +22,7 @@ from minifocal.errors import InputError, one_line
 from minifocal.files import atomic_writer
 
 MAX_DOWNLOAD_BYTES = 2**28
+MAX_UNPACKED_BYTES = 2**29  # of a whole archive; CIFAR's have 187 MB
 CHUNK_BYTES = 2**18
 TIMEOUT_SECONDS = 30
 
@@ -200,13 +202,36 @@ def _chunks(url: str, by_hand: str) -> Generator[tuple[bytes, int | None], None,
         raise InputError(f"no network, or the server did not answer ({one_line(str(error))}); {by_hand}") from error
 
 
+class _Bounded(io.RawIOBase):
+    """A stream that ends with an error when more is read of it than a limit, or on and on behind its end."""
+
+    def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
+        super().__init__()
+        self.stream, self.left, self.reads_behind = stream, limit, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most `size` bytes."""
+        content = self.stream.read(min(size, self.left + 1))
+        self.left -= len(content)
+        if self.left < 0:
+            raise InputError(f"the archive unpacks to more than {MAX_UNPACKED_BYTES} bytes; delete it")
+        self.reads_behind += not content
+        if self.reads_behind > 2:  # tarfile goes on to where a member claims to end, be it in a thousand years
+            raise EOFError("it ends within a member")
+        return content
+
+
 def _unpack(archive: Path, members: tuple[str, ...]) -> None:
     """Unpack `members` beside the archive, each to the name that is expected and to no other."""
     if not members:
         return
     missing = set(members)
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with (
+            gzip.open(archive) as unpacked,
+            # As a stream: a header that leads backwards ends it, and nothing is read twice.
+            tarfile.open(fileobj=_Bounded(unpacked, MAX_UNPACKED_BYTES), mode="r|") as tar,
+        ):
             for entry in tar:
                 path = PurePosixPath(entry.name)
                 if path.is_absolute() or ".." in path.parts:
@@ -221,7 +246,18 @@ def _unpack(archive: Path, members: tuple[str, ...]) -> None:
                 with content, atomic_writer(target) as output:
                     shutil.copyfileobj(content, output)
                 missing.remove(entry.name)
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except InputError:
+        raise
+    except (
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        ArithmeticError,
+        LookupError,
+        ValueError,
+    ) as error:
+        # Of headers that make no sense tarfile raises what its parts raise.
         raise InputError(f"{archive}: the archive is damaged ({error}); delete it and fetch again") from error
     if missing:
         raise InputError(f"{archive}: the archive has no {', '.join(sorted(missing))}; delete it and fetch again")
