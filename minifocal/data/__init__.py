@@ -10,6 +10,7 @@ from minifocal.data.folder import folder_dataset, folder_splits, read_image
 from minifocal.data.idx import mnist_splits, read_idx
 from minifocal.data.shapes import make_shapes, shapes_splits
 from minifocal.errors import InputError
+from minifocal.files import cannot_read
 
 __all__ = [
     "DATASETS",
@@ -60,7 +61,7 @@ def load_splits(data: str, root: Path | str | None = None, image_size: int | Non
     if data == "shapes":
         return shapes_splits(SHAPES_SIZE if image_size is None else image_size, seed=seed)
     if data not in DATASETS:
-        if Path(data).is_dir():
+        if _is_folder(Path(data)):
             return folder_splits(data, FOLDER_SIZE if image_size is None else image_size, seed=seed)
         raise InputError(f"expected one of {', '.join(DATASETS)} or the path of a folder of images, got {data!r}")
 
@@ -69,6 +70,13 @@ def load_splits(data: str, root: Path | str | None = None, image_size: int | Non
     if image_size not in (None, height):
         raise InputError(f"{data} has images of {height}×{width} pixels, got image size {image_size}; leave it out")
     return splits
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise cannot_read(path, error) from error
 
 
 def _load_public(data: str, root: Path | None) -> Splits:
