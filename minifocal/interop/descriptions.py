@@ -14,7 +14,7 @@ from minifocal.files import read_bytes
 from minifocal.interop.preprocess import Preprocess
 from minifocal.models.config import FocalNetConfig
 
-MAX_JSON_BYTES = 2**24  # 21,842 class names take one megabyte
+MAX_JSON_BYTES = 2**22  # 21,842 class names take one megabyte; in memory JSON takes up to thirty times as much
 CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "preprocessor_config.json"
 LARGE_FL4 = "focalnet_large_fl4"  # trained with normalize_modulator, which timm and Hugging Face's converter leave out
 
@@ -80,7 +80,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        InputError: it cannot be read, is larger than 16 MiB, or holds anything else.
+        InputError: it cannot be read, is larger than 4 MiB, or holds anything else.
     """
     try:
         values = json.loads(read_bytes(path, MAX_JSON_BYTES))
