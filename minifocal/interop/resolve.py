@@ -5,6 +5,7 @@ fields that are missing are asked for by name.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from minifocal.errors import InputError, is_real, shown
@@ -55,10 +56,11 @@ class Variant(NamedTuple):
     warning: str = ""  # for whoever loads it
 
 
-def published_variants() -> list[Variant]:
+@cache
+def published_variants() -> tuple[Variant, ...]:
     """Give the variants of the zoo, and those whose released weights differ from their configuration."""
     old_base_iso = model_config("focalnet_base_iso", use_postln=False, use_postln_in_modulation=True)
-    return [
+    return (
         *(Variant(name, model_config(name)) for name in list_models()),
         Variant(
             "focalnet_base_iso",
@@ -66,7 +68,7 @@ def published_variants() -> list[Variant]:
             "these are the released weights of focalnet_base_iso, older than November 2022, when use_postln meant the "
             "LayerNorm inside the modulation: they are loaded with that one, and without post-LN",
         ),
-    ]
+    )
 
 
 def matching_variants(visible: Mapping[str, Any]) -> list[Variant]:
