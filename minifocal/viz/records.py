@@ -10,7 +10,7 @@ import numpy as np
 from minifocal.errors import InputError
 from minifocal.files import read_bytes, write_bytes
 
-LARGEST_RECORD = 2**24  # bytes
+LARGEST_RECORD = 2**20  # bytes; the largest that is written has 82,000
 LONGEST = 200  # letters of a text
 MOST = 1e30  # an axis to larger numbers cannot be drawn
 

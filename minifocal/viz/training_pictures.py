@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLOURS = {FOCAL: BLUE, SIGMOID_GATE: ORANGE, BOX_MEAN: GREEN}
 LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+MOST_LINES = 50  # datasets, and learning rates of one
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 
@@ -164,9 +165,13 @@ class Ablation:
 def read_ablation(record: dict[str, Any]) -> list[Ablation]:
     """Read the record of tutorial 10, which may hold anything."""
     found = []
+    if len(record["nearest_neighbour"]) > MOST_LINES:
+        raise ValueError("more datasets than a picture has room for")
     for dataset, baseline in record["nearest_neighbour"].items():
         runs = [run for run in record["runs"] if run["dataset"] == dataset]
         rates = sorted({float(positive(run["lr"])) for run in runs})
+        if len(rates) > MOST_LINES:
+            raise ValueError("more learning rates than a picture has room for")
         names = [name for name in COLOURS if any(run["modulation"] == name for run in runs)]
         if not names:
             raise ValueError(f"no run of {dataset}")
