@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minifocal.arrays import Array, as_numpy
-from minifocal.errors import InputError, one_line, shown
+from minifocal.errors import InputError, is_integer, one_line, shown
 from minifocal.files import cannot_read, contiguous_bytes, write_safetensors
 from minifocal.layers.base import Layer
 from minifocal.training.loss_scale import LossScaler
@@ -24,6 +24,7 @@ FORMAT = "minifocal checkpoint 2"
 FORMAT_WITHOUT_CHECKSUM = "minifocal checkpoint 1"  # else the same
 METADATA = "minifocal"  # where in a safetensors file's metadata the rest stands, as JSON
 CHECKSUM = "minifocal.sha256"  # and beside it what `checksum` gives
+MOST_STEPS = 2**53  # more could not be counted in float64
 MODEL, OPTIMIZER, SCALER = "model.", "optimizer.", "scaler."  # prefixes of the arrays' names
 
 
@@ -159,6 +160,8 @@ def read_header(metadata: dict[str, str], arrays: Mapping[str, Any], path: Path)
         for name, kind in (("description", dict), ("steps", int), ("meta", dict)):
             if not isinstance(header[name], kind):
                 raise TypeError(f"{name} is no {kind.__name__}")
+        if not is_integer(header["steps"]) or not 0 <= header["steps"] < MOST_STEPS:
+            raise ValueError(f"steps is {shown(header['steps'])}")
         return {name: header[name] for name in ("description", "steps", "meta")}
     except InputError:
         raise
