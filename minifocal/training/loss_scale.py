@@ -54,9 +54,12 @@ class LossScaler:
         """Refuse what is not the state of a scaler.
 
         Raises:
-            InputError: other names, or no scalars.
+            InputError: other names or dtypes, no scalars, or a scale that no training comes to.
         """
-        if state.keys() != self.state_dict().keys() or any(array.shape != () for array in state.values()):
+        kinds, theirs = (
+            {name: (a.shape, str(a.dtype)) for name, a in arrays.items()} for arrays in (self.state_dict(), state)
+        )
+        if kinds != theirs or not LEAST <= float(state["scale"]) <= LARGEST or int(state["good_steps"]) < 0:
             raise InputError(f"this is not the state of a {type(self).__name__}; train anew")
 
     def load_state_dict(self, state: dict[str, Array]) -> None:

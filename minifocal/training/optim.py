@@ -87,10 +87,11 @@ class Optimizer:
         """Refuse arrays that are not those of this optimizer.
 
         Raises:
-            InputError: the names or shapes are of another optimizer or network.
+            InputError: the names, shapes or dtypes are of another optimizer or network.
         """
         own = self.state_dict()
-        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+        kinds, theirs = ({name: (a.shape, str(a.dtype)) for name, a in arrays.items()} for arrays in (own, state))
+        if kinds != theirs:
             raise InputError(f"this state is not of {type(self).__name__} over this network; use the same options")
 
     def load_state_dict(self, state: dict[str, Array], steps: int) -> None:
