@@ -14,7 +14,7 @@ from typing import Any
 
 from minifocal.arrays import Generator, as_floats, is_on_host, overflow_is_looked_for, random_generator
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
-from minifocal.errors import InputError
+from minifocal.errors import InputError, is_integer, is_real
 from minifocal.files import atomic_link, saving, write_bytes
 from minifocal.layers.base import Layer
 from minifocal.layers.finite import NotFiniteError, check_finite
@@ -27,6 +27,9 @@ from minifocal.training.schedule import WarmupCosine
 from minifocal.training.step import StepRecord, evaluate, fetch_records, load_batch, train_step
 from minifocal.training.train_config import TrainConfig
 
+RECORD = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
+"""What is kept of each epoch."""
+MOST = 2**53  # of what is counted; from there on a float64 skips numbers
 FETCH_EVERY = 16
 """Steps on a device between two looks at what they came to: each look waits for it."""
 
@@ -46,6 +49,27 @@ class _Progress:
     seconds: float = 0.0  # of the epoch under way
     history: list[dict[str, Any]] = field(default_factory=list)
     rng_state: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, values: Any, rng: Generator) -> "_Progress":
+        """Read what `asdict` gave, out of a file that may hold anything; set the generator to where it stood.
+
+        Raises:
+            ValueError, TypeError, or what else comes of values that are none of a run.
+        """
+        progress = cls(**values)
+        counts = (progress.epoch, progress.step, progress.right)
+        if not all(is_integer(count) and 0 <= count < MOST for count in counts):
+            raise ValueError("counts must be whole numbers")
+        if not all(is_real(value) for value in (progress.loss_sum, progress.seconds)):
+            raise ValueError("sums must be numbers")
+        if len(progress.history) != progress.epoch:
+            raise ValueError("expected a record of every epoch")
+        for number, record in enumerate(progress.history, start=1):
+            if record.keys() != set(RECORD) or not all(map(is_real, record.values())) or record["epoch"] != number:
+                raise ValueError(f"epoch {number} has a record of another kind")
+        rng.bit_generator.state = progress.rng_state
+        return progress
 
 
 class Trainer:
@@ -178,14 +202,14 @@ class Trainer:
                     f"{checkpoint.path} is of a run with other {name} ({_short(checkpoint.meta.get(name))}, here "
                     f"{_short(value)}); start a new run"
                 )
+        rng = random_generator(self.config.seed, 1)
         try:
-            progress = _Progress(**checkpoint.meta["progress"])
-        except TypeError as error:
+            progress = _Progress.read(checkpoint.meta["progress"], rng)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{checkpoint.path} holds no run to resume: {error}") from error
         checkpoint.restore(self.model, self.optimizer, self.scaler)
-        self.progress = progress
+        self.progress, self.rng = progress, rng
         self._pending.clear()
-        self.rng.bit_generator.state = progress.rng_state
         if message is not None:  # before anything new is saved: a damaged file must not become the previous one
             with saving(self.folder / LAST):
                 atomic_link(checkpoint.path, self.folder / LAST)
