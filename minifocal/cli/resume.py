@@ -1,7 +1,6 @@
 """What `minifocal train --resume` goes on with: the folder, and the settings with which its run began."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from minifocal.cli.common import RUNS, newest_run
 from minifocal.errors import InputError
+from minifocal.interop.descriptions import read_json
 from minifocal.training.run_folder import CONFIG, newest_checkpoint
 
 
@@ -30,12 +30,9 @@ def resumed_settings(args: argparse.Namespace, execution: Iterable[str]) -> tupl
         raise InputError(f"there is no run under {RUNS} to resume; name its folder with --out")
     path = folder / CONFIG
     try:
-        return folder, json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        problem = f"{folder} holds no run to resume ({error.strerror}: {path}); name a run's folder with --out"
-        settings = _settings_of_checkpoint(folder, problem, error)
-    except ValueError as error:
-        problem = f"{path} is not a configuration that minifocal train wrote: {error}; start a new run"
+        return folder, read_json(path)
+    except InputError as error:
+        problem = f"{folder} holds no run to resume ({error}); name a run's folder with --out"
         settings = _settings_of_checkpoint(folder, problem, error)
     print(f"minifocal train: {path} is lost or damaged: taking the settings that the checkpoint keeps", file=sys.stderr)
     return folder, settings

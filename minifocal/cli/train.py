@@ -119,7 +119,7 @@ def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContex
     execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS}
     try:
         trainer, splits = _make_trainer(folder, settings, execution)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         if not args.resume or isinstance(error, InputError):
             raise
         raise InputError(f"{folder / CONFIG} is not a configuration that minifocal train wrote: {error!r}") from error
