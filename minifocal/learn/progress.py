@@ -10,6 +10,7 @@ from minifocal.files import read_bytes, write_bytes
 
 FILE_NAME = "progress.json"
 LARGEST = 2**20  # bytes
+LONGEST_STATE, MOST = 40, 10**9  # letters of a state; a count
 
 
 @dataclass
@@ -60,7 +61,7 @@ def load_progress(folder: Path) -> Progress:
 def _read_record(values: dict[str, Any]) -> Record:
     record = Record(**values)
     counts = (record.checks, record.hints, record.solution_asked)
-    known = isinstance(record.state, str) and record.state.isprintable()
-    if not known or not all(is_integer(count) and count >= 0 for count in counts):
+    known = isinstance(record.state, str) and record.state.isprintable() and len(record.state) <= LONGEST_STATE
+    if not known or not all(is_integer(count) and 0 <= count < MOST for count in counts):
         raise TypeError("a record of another kind")
     return record
