@@ -42,15 +42,19 @@ def pack(value: Any, blob: bytearray) -> Any:
     return {"other": type(value).__name__}
 
 
-def unpack(packed: Any, blob: bytes) -> Any:
-    """Give the value that `pack` described. A value of another type becomes an `Other`."""
+def unpack(packed: Any, blob: bytes, copy: bool = False) -> Any:
+    """Give the value that `pack` described. A value of another type becomes an `Other`.
+
+    Without `copy` arrays look at the blob: however often one is described, it takes no memory of its own.
+    """
     ((kind, content),) = packed.items()
     if kind == "array":
         dtype, shape, start = content
         size = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(blob, np.dtype(dtype), size, start).reshape(shape).copy()
+        array = np.frombuffer(blob, np.dtype(dtype), size, start).reshape(shape)
+        return array.copy() if copy else array
     if kind == "tuple":
-        return tuple(unpack(item, blob) for item in content)
+        return tuple(unpack(item, blob, copy) for item in content)
     return Other(content) if kind == "other" else content
 
 
@@ -89,7 +93,7 @@ def run(folder: Path) -> dict[str, Any]:
     if not callable(function):
         return {**answer, "missing": True}
     for call in request["calls"]:
-        arguments = [unpack(argument, blob) for argument in call]
+        arguments = [unpack(argument, blob, copy=True) for argument in call]
         try:
             value = function(*arguments)
         except BaseException as error:
