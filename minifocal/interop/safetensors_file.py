@@ -35,7 +35,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
             identity = FileIdentity.of(raw)
     except OSError as error:
         raise cannot_read(path, error) from error
-    except (SafetensorError, struct.error, RecursionError, ValueError) as error:
+    except (SafetensorError, struct.error, ValueError) as error:
         raise InputError(
             f"{path} is no safetensors file, or it is cut short or damaged: {one_line(str(error))[:200]}"
         ) from error
