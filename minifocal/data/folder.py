@@ -22,6 +22,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".p
 PIL_MODES = {1: "L", 3: "RGB"}
 ROUNDINGS: dict[str, Callable[[float], int]] = {"even": round, "down": math.floor}
 """How half a pixel is rounded where the centre does not lie on one: torchvision to even, Hugging Face down."""
+THINNEST = 1000  # times as long as wide
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters for resizing, in the order of their numbers."""
 
@@ -103,10 +104,16 @@ def _resize_and_crop(
         raise InputError(f"an image resized to {resize} pixels has no square of {size}; give a resize of at least that")
     short = min(image.size)
     width, height = (resize * side // short for side in image.size)
-    # A thin strip grows with its longer side: the limit on pixels must hold here too.
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+    # A thin strip grows with its longer side: the limit on pixels must hold here too, and so must one on the strip.
+    too_many = Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS
+    if too_many or max(image.size) > THINNEST * short:
         raise InputError(f"{path}: {image.width}×{image.height} is too thin a strip for size {resize}; crop it first")
-    resized = image.resize((width, height), Image.Resampling[resample.upper()])
+    try:
+        resized = image.resize((width, height), Image.Resampling[resample.upper()])
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: {image.width}×{image.height} pixels do not fit into memory; crop it first"
+        ) from error
     left, top = (ROUNDINGS[rounding]((side - size) / 2) for side in (width, height))
     return resized.crop((left, top, left + size, top + size))
 
