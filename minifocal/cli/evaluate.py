@@ -1,12 +1,14 @@
 """`minifocal evaluate`: a checkpoint on test images."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from minifocal.arrays import overflow_is_looked_for
 from minifocal.cli.common import (
     WEIGHTS_HELP,
     add_data_arguments,
@@ -49,8 +51,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"checkpoint: {pretrained.path}, data: {note}")
     _check_images(pretrained, names, dataset)
     model = pretrained.build(device=args.device)
-    with _bar("images", len(dataset)) as bar:
+    with _bar("images", len(dataset)) as bar, overflow_is_looked_for():
         result = evaluate(model, dataset, preprocess.standardize, args.batch_size, bar.update)
+    if not math.isfinite(result.loss):
+        raise InputError(f"{pretrained.path} gives a loss of {result.loss}: its numbers overflow on these images")
     rows = []
     for label, (name, row) in enumerate(zip(names, result.confusion, strict=True)):
         count = sum(row)

