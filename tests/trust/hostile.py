@@ -6,6 +6,7 @@ same. What a structure cannot be found in is changed by its bytes.
 
 import gzip
 import io
+import json
 import pickletools
 import struct
 import warnings
@@ -13,9 +14,13 @@ import zipfile
 import zlib
 from functools import lru_cache
 from random import Random
+from typing import Any
 
+import safetensors.numpy
 from hostile_bytes import LARGEST, Mutate, mutate_bytes
 from hostile_json import mutate_json
+
+from minifocal.training.checkpoint import CHECKSUM, METADATA, checksum
 
 # Pickles
 
@@ -181,6 +186,34 @@ def mutate_safetensors(rng: Random, data: bytes) -> bytes:
     header, rest = mutate_json(rng, data[8 : 8 + length]), data[8 + length :]
     told = rng.choice((0, 1, 2**40, 2**63)) if rng.random() < 0.02 else len(header)
     return struct.pack("<Q", told) + header + (mutate_bytes(rng, rest) if rng.random() < 0.05 else rest)
+
+
+def mutate_checkpoint(rng: Random, data: bytes) -> bytes:
+    """Change what a checkpoint says of itself, or it as any such file; mostly with a checksum that fits."""
+    try:
+        header, rest = _parts(data)
+        metadata = header["__metadata__"]
+        if rng.random() < 0.5:
+            metadata[METADATA] = mutate_json(rng, metadata[METADATA].encode()).decode("utf-8", "replace")
+        else:
+            header, rest = _parts(mutate_safetensors(rng, data))
+            metadata = header["__metadata__"]
+        if rng.random() < 0.9:
+            arrays = safetensors.numpy.load(_whole({**header, "__metadata__": {}}, rest))
+            metadata[CHECKSUM] = checksum(metadata[METADATA], arrays)
+        return _whole(header, rest)
+    except Exception:  # what is no checkpoint can fail in any way
+        return mutate_safetensors(rng, data)
+
+
+def _parts(data: bytes) -> tuple[Any, bytes]:
+    length = struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def _whole(header: Any, rest: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + rest
 
 
 def within_gzip(mutate: Mutate) -> Mutate:

@@ -133,6 +133,7 @@ def _run_config() -> Read:
 
     Path("run").mkdir()
     options = {"resume": True, "out": Path("run"), "live": None, "graph": False, "recompute_levels": False}
+    options |= {"check_finite": False}
     args = argparse.Namespace(**options, device="cpu", ops="reference", precision="float32", command="train", run=None)
 
     def run() -> None:
@@ -319,13 +320,13 @@ READERS: dict[str, Reader] = {
     "checkpoint": Reader(
         _checkpoint,
         lambda: [seeds.scaled_checkpoint(), seeds.run_checkpoint()],
-        hostile.mutate_safetensors,
+        hostile.mutate_checkpoint,
         20,
     ),
-    "resumed_run": Reader(_resumed, lambda: [seeds.run_checkpoint()], hostile.mutate_safetensors, 20),
+    "resumed_run": Reader(_resumed, lambda: [seeds.run_checkpoint()], hostile.mutate_checkpoint, 20),
     "run_config": Reader(_run_config, _run_config_seeds, hostile.mutate_json, 20, (MemoryError,)),
     "evaluated_run": Reader(
-        _evaluated, lambda: [seeds.run_checkpoint()], hostile.mutate_safetensors, 20, (MemoryError,)
+        _evaluated, lambda: [seeds.run_checkpoint()], hostile.mutate_checkpoint, 20, (MemoryError,)
     ),
     "hf_config": Reader(
         lambda: _hugging_face("config.json"),
