@@ -18,7 +18,7 @@ from minifocal.errors import InputError, is_integer, is_real
 from minifocal.files import atomic_link, saving, write_bytes
 from minifocal.layers.base import Layer
 from minifocal.layers.finite import NotFiniteError, check_finite
-from minifocal.training.checkpoint import save_checkpoint
+from minifocal.training.checkpoint import MOST_STEPS, save_checkpoint
 from minifocal.training.graphs import StepGraph
 from minifocal.training.listener import Listener
 from minifocal.training.loss_scale import LossScaler
@@ -29,7 +29,6 @@ from minifocal.training.train_config import TrainConfig
 
 RECORD = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
 """What is kept of each epoch."""
-MOST = 2**53  # of what is counted; from there on a float64 skips numbers
 FETCH_EVERY = 16
 """Steps on a device between two looks at what they came to: each look waits for it."""
 
@@ -59,7 +58,7 @@ class _Progress:
         """
         progress = cls(**values)
         counts = (progress.epoch, progress.step, progress.right)
-        if not all(is_integer(count) and 0 <= count < MOST for count in counts):
+        if not all(is_integer(count) and 0 <= count < MOST_STEPS for count in counts):
             raise ValueError("counts must be whole numbers")
         if not all(is_real(value) for value in (progress.loss_sum, progress.seconds)):
             raise ValueError("sums must be numbers")

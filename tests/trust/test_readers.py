@@ -4,6 +4,7 @@ The long run over a million files is `fuzz.py`; here are a few hundred for each 
 and what takes more than a few bytes to make.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -363,6 +364,11 @@ def test_counts_of_a_progress_can_still_be_counted_up(tmp_path):
 # The means themselves: a reader that is wrong must be seen
 
 
+def link_to_a_file_elsewhere():
+    with contextlib.suppress(OSError):  # where that is another file system
+        os.link(__file__, "b")
+
+
 @pytest.mark.parametrize(
     ("read", "error"),
     [
@@ -371,8 +377,9 @@ def test_counts_of_a_progress_can_still_be_counted_up(tmp_path):
         (lambda data: os.system("true"), watch.Forbidden),
         (lambda data: Path("/tmp/outside-of-the-folder").write_bytes(data), watch.Forbidden),
         (lambda data: os.symlink("a", "b"), watch.Forbidden),
+        (lambda data: link_to_a_file_elsewhere(), watch.Forbidden),
     ],
-    ids=["error", "warning", "program", "file elsewhere", "link"],
+    ids=["error", "warning", "program", "file elsewhere", "symbolic link", "link to elsewhere"],
 )
 def test_what_a_reader_must_not_do_is_seen(read, error, tmp_path, monkeypatch):
     wrong = readers.Reader(lambda: read, list, hostile.mutate_bytes, 1)
