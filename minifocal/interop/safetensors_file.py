@@ -5,15 +5,13 @@ where its bytes lie), and the bytes. The `safetensors` library checks the header
 """
 
 import json
-import struct
 from pathlib import Path
 
 from minifocal.errors import InputError, one_line
-from minifocal.files import cannot_read
+from minifocal.files import cannot_read, safetensors_header_length
 from minifocal.interop.tensors import FileIdentity, StoredTensor
 
 METADATA = "__metadata__"
-MAX_HEADER_BYTES = 2**22  # that of the largest variant has 100,000
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -26,16 +24,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
 
     try:
         with path.open("rb") as raw:
-            (length,) = struct.unpack("<Q", raw.read(8))
-            if length > MAX_HEADER_BYTES:
-                raise ValueError(f"its header claims {length} bytes, expected at most {MAX_HEADER_BYTES}")
+            length = safetensors_header_length(raw)
             with safe_open(path, framework="numpy"):  # checks lengths, offsets and overlaps
                 pass
             header = json.loads(raw.read(length))
             identity = FileIdentity.of(raw)
     except OSError as error:
         raise cannot_read(path, error) from error
-    except (SafetensorError, struct.error, ValueError) as error:
+    except (SafetensorError, RecursionError, ValueError) as error:
         raise InputError(
             f"{path} is no safetensors file, or it is cut short or damaged: {one_line(str(error))[:200]}"
         ) from error

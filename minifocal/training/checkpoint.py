@@ -15,7 +15,7 @@ import numpy as np
 
 from minifocal.arrays import Array, as_numpy
 from minifocal.errors import InputError, is_integer, one_line, shown
-from minifocal.files import cannot_read, contiguous_bytes, write_safetensors
+from minifocal.files import cannot_read, contiguous_bytes, safetensors_header_length, write_safetensors
 from minifocal.layers.base import Layer
 from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import Optimizer
@@ -118,10 +118,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}")
     try:
+        with path.open("rb") as start:
+            safetensors_header_length(start)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except (SafetensorError, AttributeError, TypeError) as error:  # the last two of types that NumPy lacks
+    except (SafetensorError, ValueError, AttributeError, TypeError) as error:  # the last two of types that NumPy lacks
         raise _damaged(path, error) from error
     except OSError as error:
         raise cannot_read(path, error) from error

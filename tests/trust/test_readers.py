@@ -34,7 +34,8 @@ from minifocal import files, safe_pickle
 from minifocal.cli import evaluate, figures
 from minifocal.data import cifar_pickle, download, folder, idx
 from minifocal.errors import InputError
-from minifocal.interop import descriptions, safetensors_file
+from minifocal.files import MAX_HEADER_BYTES
+from minifocal.interop import descriptions
 from minifocal.interop.pretrained import load_pretrained, open_pretrained
 from minifocal.learn import process
 from minifocal.learn.judge import FAILED, judge
@@ -198,15 +199,16 @@ def test_a_text_in_a_png_is_not_unpacked_without_bound(kind, tmp_path):
         assert folder.read_image(tmp_path / "a.png").shape == (3, 5, 7)
 
 
-def test_a_header_of_weights_that_claims_more_than_any_has_is_refused(tmp_path):
+@pytest.mark.parametrize("read", [load_pretrained, load_checkpoint])
+def test_a_header_that_claims_more_than_any_has_is_refused(read, tmp_path):
     path = tmp_path / "a.safetensors"
-    for claimed in (safetensors_file.MAX_HEADER_BYTES + 1, 2**40, 2**63):
+    for claimed in (MAX_HEADER_BYTES + 1, 2**40, 2**63):
         path.write_bytes(struct.pack("<Q", claimed) + b"{}")
-        with at_most(1), pytest.raises(InputError, match="expected at most 4194304"):
-            load_pretrained(path)
-    path.write_bytes(struct.pack("<Q", 2**23) + b"{}".ljust(2**23))  # and one that is there
-    with at_most(1), pytest.raises(InputError, match="its header claims 8388608 bytes"):
-        load_pretrained(path)
+        with at_most(1), pytest.raises(InputError, match="expected at most 16777216"):
+            read(path)
+    path.write_bytes(struct.pack("<Q", 2**25) + b"{}".ljust(2**25))  # and one that is there
+    with at_most(1), pytest.raises(InputError, match="its header claims 33554432 bytes"):
+        read(path)
 
 
 @pytest.mark.parametrize("read", [lambda path: load_checkpoint(path), lambda path: load_pretrained(path)])
