@@ -22,6 +22,7 @@ TESTS = (
     "tests/test_functional_forward.py", "tests/test_functional_gradients.py",
     "tests/test_functional_corners.py", "tests/test_functional_refusals.py", "tests/test_layers.py",
     "tests/test_layers_corners.py", "tests/trust/test_check_finite.py", "tests/test_focalnet.py",
+    "tests/test_focalnet_corners.py",
     "tests/test_config.py", "tests/test_zoo.py", "tests/test_gradcheck.py", "tests/test_precision.py",
     "tests/test_device_agnostic.py", "tests/training/test_optim.py", "tests/training/test_optim_corners.py",
     "tests/training/test_schedule.py", "tests/training/test_schedule_corners.py",
