@@ -3,7 +3,7 @@
 import fnmatch
 from typing import Any
 
-from minifocal.errors import InputError, check_option_names
+from minifocal.errors import InputError
 from minifocal.models.config import FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 
@@ -56,7 +56,6 @@ def model_config(name: str, **overrides: Any) -> FocalNetConfig:
     """
     if name not in VARIANTS:
         raise InputError(f"there is no model {name!r}; the models are {', '.join(VARIANTS)}")
-    check_option_names(overrides, FocalNetConfig.__dataclass_fields__)
     return FocalNetConfig.from_dict({**VARIANTS[name], **overrides})
 
 

@@ -19,14 +19,16 @@ from mutants import ROOT, Mutant, sources
 from tqdm import tqdm
 
 TESTS = (
-    "tests/test_functional_forward.py", "tests/test_functional_gradients.py",
-    "tests/test_functional_corners.py", "tests/test_functional_refusals.py", "tests/test_layers.py",
-    "tests/test_layers_corners.py", "tests/trust/test_check_finite.py", "tests/test_focalnet.py",
-    "tests/test_focalnet_corners.py",
+    "tests/test_functional_forward.py", "tests/test_functional_gradients.py", "tests/test_functional_corners.py",
+    "tests/test_functional_refusals.py", "tests/test_layers.py", "tests/test_layers_corners.py",
+    "tests/trust/test_check_finite.py", "tests/test_focalnet.py", "tests/test_focalnet_corners.py",
     "tests/test_config.py", "tests/test_zoo.py", "tests/test_gradcheck.py", "tests/test_precision.py",
     "tests/test_device_agnostic.py", "tests/training/test_optim.py", "tests/training/test_optim_corners.py",
-    "tests/training/test_schedule.py", "tests/training/test_schedule_corners.py",
-    "tests/training/test_augment.py", "tests/training/test_loss_scale.py", "tests/training/test_shards.py",
+    "tests/training/test_schedule.py", "tests/training/test_schedule_corners.py", "tests/training/test_augment.py",
+    "tests/training/test_loss_scale.py", "tests/training/test_shards.py", "tests/test_config_corners.py",
+    "tests/test_zoo_corners.py", "tests/test_complexity_corners.py", "tests/test_summary_corners.py",
+    "tests/training/test_augment_corners.py", "tests/training/test_loss_scale_corners.py",
+    "tests/training/test_shards_corners.py",
 )  # fmt: skip
 # Left out for the time they take; what they see, others see too.
 SLOW = (
@@ -96,11 +98,10 @@ class LineCoverage:
         For what runs at import these are the tests that pass through anything of its module.
         """
         span = _span(mutant)
-        found = [
-            name
-            for name, lines in self._lines.items()
-            if mutant.path in lines and (not mutant.body or span & lines[mutant.path])
-        ]
+        passing = {name: lines[mutant.path] for name, lines in self._lines.items() if mutant.path in lines}
+        found = [name for name, lines in passing.items() if span & lines]
+        if not mutant.body or (not found and self.imports(mutant)):
+            found = list(passing)
         found.sort(key=lambda name: (self.times[name] * self._breadth[name], name))
         chosen, total = [], 0.0
         for name in found:
