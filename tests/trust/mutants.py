@@ -18,7 +18,13 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("minifocal/functional", "minifocal/layers", "minifocal/models")
 ALSO = tuple(f"minifocal/training/{name}.py" for name in ("augment", "loss_scale", "optim", "schedule", "shards"))
 # Of these every mutant is in the record, killed or argued; of the others the record holds what was run so far.
-COMPLETE = ("minifocal/functional/", "minifocal/models/complexity.py", "minifocal/training/")
+COMPLETE = (
+    "minifocal/functional/",
+    *(f"minifocal/layers/{name}.py" for name in ("base", "depthwise_conv", "drop_path", "focal_context")),
+    *(f"minifocal/layers/{name}.py" for name in ("initializers", "layer_norm", "linear", "mlp", "patch_embed")),
+    *(f"minifocal/models/{name}.py" for name in ("block", "complexity", "modulation")),
+    *(f"minifocal/training/{name}.py" for name in ("augment", "loss_scale", "optim", "schedule")),
+)
 
 
 @dataclass(frozen=True)
