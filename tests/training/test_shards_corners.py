@@ -29,6 +29,8 @@ def build(table, **options):
         focal_levels=(1,), focal_windows=(3,), **{"drop_path_rate": 0.0, **options},
     )  # fmt: skip
     model = FocalNet(config, seed=1, init="lecun", dtype="float64", ops=table)
+    # It starts with zeros, so that all logits, and all losses, would be the same.
+    model.head.weight.data[...] = np.random.default_rng(2).standard_normal(model.head.weight.data.shape)
     for parameter in model.parameters():
         parameter.grad[...] = 7.0  # of an earlier batch
     return model
