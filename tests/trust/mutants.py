@@ -23,7 +23,7 @@ COMPLETE = (
     *(f"minifocal/layers/{name}.py" for name in ("base", "depthwise_conv", "drop_path", "focal_context")),
     *(f"minifocal/layers/{name}.py" for name in ("initializers", "layer_norm", "linear", "mlp", "patch_embed")),
     *(f"minifocal/models/{name}.py" for name in ("block", "complexity", "modulation")),
-    *(f"minifocal/training/{name}.py" for name in ("augment", "loss_scale", "optim", "schedule")),
+    *(f"minifocal/training/{name}.py" for name in ("augment", "loss_scale", "optim", "schedule", "shards")),
 )
 
 
