@@ -32,7 +32,7 @@ def resumed_settings(args: argparse.Namespace, execution: Iterable[str]) -> tupl
     try:
         return folder, read_json(path)
     except InputError as error:
-        problem = f"{folder} holds no run to resume ({error}); name a run's folder with --out"
+        problem = f"{folder} holds no run to resume ({error}); name a run's folder with --out, or start a new run"
         settings = _settings_of_checkpoint(folder, problem, error)
     print(f"minifocal train: {path} is lost or damaged: taking the settings that the checkpoint keeps", file=sys.stderr)
     return folder, settings

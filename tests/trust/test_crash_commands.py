@@ -184,8 +184,10 @@ def test_settings_that_are_lost_without_a_checkpoint_are_an_error_that_says_what
     for name in (LAST, PREVIOUS, BEST):
         (run / name).unlink()
     (run / CONFIG).write_bytes(b"{")
-    assert "not a configuration that minifocal train wrote" in (line := refused(capsys, *RESUME, "--out", str(run)))
-    assert line.endswith("; start a new run\n")
+    line = refused(capsys, *RESUME, "--out", str(run))
+    assert "holds no run to resume" in line
+    assert "config.json" in line
+    assert line.endswith(", or start a new run\n")
 
 
 def test_a_run_of_the_version_before_checksums_is_resumed_to_the_same_end(straight, run):
