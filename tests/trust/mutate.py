@@ -1,7 +1,7 @@
 """Mutation testing of the mathematics: every mutant must fail a test.
 
     python tests/trust/mutate.py                       # run the mutants that are new or that survived
-    python tests/trust/mutate.py --all --jobs 2        # run all again: about half an hour of one core
+    python tests/trust/mutate.py --all --jobs 2        # run all again: more than half an hour
     python tests/trust/mutate.py --verify --sample 25  # does each still die by the test that the record names?
     python tests/trust/mutate.py --only layer_norm     # those whose module or function has this in its name
 
