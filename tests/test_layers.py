@@ -134,6 +134,7 @@ def test_the_tables_hold_every_layer():
         return {layer_class}.union(*map(kinds, layer_class.__subclasses__()))
 
     ours = {kind for kind in kinds(Layer) if kind.__module__.startswith(("minifocal.layers.", "minifocal.models."))}
+    ours -= {kind for kind in ours if kind.__module__ == "minifocal.layers.finite"}  # these stand in front of others
     seen = {type(part) for name in [*LAYERS, *DROPPING] for part in layers_in(build(name)[0])}
     assert ours - seen == {Layer, FocalNet}
 
