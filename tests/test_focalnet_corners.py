@@ -162,17 +162,38 @@ def test_the_defaults_of_build_are_edifices():
 
 def test_build_passes_on_what_is_no_part_of_the_configuration(monkeypatch):
     seen = {}
-
-    def note(model, config, **options):
-        seen.update(options)
-
-    monkeypatch.setattr(FocalNet, "__init__", note)
+    monkeypatch.setattr(FocalNet, "__init__", lambda model, config, **options: seen.update(options, config=config))
+    FocalNet.build()
+    edifices = FocalNetConfig(
+        image_size=224, patch_size=16, in_chans=3, num_classes=0, embed_dim=256, depths=(4,), mlp_ratio=4.0,
+        drop_path_rate=0.0, patch_norm=False, focal_levels=(3,), focal_windows=(3,), modulation="sigmoid_gate",
+    )  # fmt: skip
+    assert seen == {
+        "config": edifices, "seed": 0, "init": "glorot", "dtype": "float32", "device": "cpu", "ops": "auto",
+        "recompute_levels": False, "precision": "float32",
+    }  # fmt: skip
     options = {
         "seed": 4, "init": "lecun", "dtype": "float64", "device": "cuda:1", "ops": "numpy", "recompute_levels": True,
         "precision": "tf32",
     }  # fmt: skip
     FocalNet.build(**options)
-    assert seen == options
+    assert seen == {"config": edifices, **options}
+
+
+def test_a_network_without_a_classifier_takes_the_gradient_of_its_features():
+    model = FocalNet.build(**TINY)
+    features, cache = model.forward(np.zeros((3, 2, 6, 6), "float32"))
+    assert model.backward(np.ones_like(features), cache).shape == (3, 2, 6, 6)
+
+
+def test_a_device_that_is_not_there_is_refused_before_weights_are_drawn(monkeypatch):
+    def refuse(device):
+        raise InputError(f"no {device}")
+
+    monkeypatch.setattr(focalnet, "check_device", refuse)
+    monkeypatch.setattr(focalnet, "get_initializer", None)
+    with pytest.raises(InputError, match=r"^no cuda:7$"):
+        FocalNet(FocalNetConfig(**SMALL), device="cuda:7")
 
 
 @pytest.mark.parametrize("name", ["in_channels", "hidden_size", "num_layers", "focal_kernel"])

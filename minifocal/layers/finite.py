@@ -134,9 +134,10 @@ def _fault(arrays: list[Array]) -> str:
     for array in arrays:
         if not bool(get_array_module(array).isfinite(array).all()):
             host = as_numpy(array)
-            faulty = ~get_array_module(host).isfinite(host)
-            at = tuple(int(index[0]) for index in faulty.nonzero())
-            count = int(faulty.sum())
+            xp = get_array_module(host)
+            faulty = ~xp.isfinite(host)
+            at = tuple(int(index) for index in xp.unravel_index(faulty.argmax(), faulty.shape))
+            count = faulty.sum()
             others = f", first of {count}" if count > 1 else ""
             return f"{host[at]} at {list(at)} of shape {tuple(host.shape)}{others}"
     return ""

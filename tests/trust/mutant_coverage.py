@@ -100,7 +100,7 @@ class LineCoverage:
         span = _span(mutant)
         passing = {name: lines[mutant.path] for name, lines in self._lines.items() if mutant.path in lines}
         found = [name for name, lines in passing.items() if span & lines]
-        if not mutant.body or (not found and self.imports(mutant)):
+        if not found and self.imports(mutant):
             found = list(passing)
         found.sort(key=lambda name: (self.times[name] * self._breadth[name], name))
         chosen, total = [], 0.0

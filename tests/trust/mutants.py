@@ -35,8 +35,8 @@ class Mutant:
         path: of the module, from the root of the repository.
         function: dotted name of the outermost function, with its class; "" in the module's or a class's body.
         line: text of the line. change: "before -> after", and a number where the line has several of the kind.
-        at: first and last line of the statement. body: whether the change lies in a function's body, which can be
-            exchanged by itself.
+        at: first and last line of the statement; of the function, where it lies in the signature.
+        body: whether the change lies in a function's body, which can be exchanged by itself.
         tree: gives the module's tree with the mistake in it.
     """
 
@@ -114,7 +114,8 @@ def _function(node: ast.FunctionDef, qualified: str, scope: Scope) -> Scope:
     types = {a.arg: ast.unparse(a.annotation) for a in arguments if a.annotation}
     names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | set(types)
     names |= {n.attr for n in ast.walk(scope.module) if isinstance(n, ast.Attribute)}
-    return Scope(scope.module, qualified, types=types, names=frozenset(names))
+    lines = (node.lineno, node.end_lineno)  # a default is seen where the function runs
+    return Scope(scope.module, qualified, statement=lines, types=types, names=frozenset(names))
 
 
 def _computes_nothing(node: ast.AST) -> bool:
