@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,8 @@ from tqdm import tqdm
 TESTS = (
     "tests/test_functional_forward.py", "tests/test_functional_gradients.py", "tests/test_functional_corners.py",
     "tests/test_functional_refusals.py", "tests/test_layers.py", "tests/test_layers_corners.py",
-    "tests/trust/test_check_finite.py", "tests/test_focalnet.py", "tests/test_focalnet_corners.py",
+    "tests/trust/test_check_finite.py", "tests/trust/test_check_finite_words.py", "tests/test_focalnet.py",
+    "tests/test_focalnet_corners.py",
     "tests/test_config.py", "tests/test_zoo.py", "tests/test_gradcheck.py", "tests/test_precision.py",
     "tests/test_device_agnostic.py", "tests/training/test_optim.py", "tests/training/test_optim_corners.py",
     "tests/training/test_schedule.py", "tests/training/test_schedule_corners.py", "tests/training/test_augment.py",
@@ -122,7 +124,12 @@ def test_files() -> list[str]:
 
 
 def run_pytest(files: list[str], loop: Callable[[pytest.Session], None], *options: str) -> None:
-    """Collect the tests of some files, and let `loop` do what it likes with the session."""
+    """Collect the tests of some files, and let `loop` do what it likes with the session.
+
+    Raises:
+        RuntimeError: the tests cannot be collected, or `loop` has failed; pytest has said why.
+    """
+    done: list[bool] = []
 
     class Loop:
         @pytest.hookimpl(tryfirst=True)
@@ -130,9 +137,12 @@ def run_pytest(files: list[str], loop: Callable[[pytest.Session], None], *option
             if session.testsfailed:
                 raise session.Failed("tests cannot be collected")
             loop(session)
+            done.append(True)
             return True
 
     pytest.main([*OPTIONS, *options, "--rootdir", str(ROOT), *(str(ROOT / file) for file in files)], plugins=[Loop()])
+    if not done:
+        raise RuntimeError(f"the tests were not run: {' '.join(files)}")
 
 
 def _measure(file: str, say: Say, folder: Path) -> None:
@@ -145,7 +155,7 @@ def _measure(file: str, say: Say, folder: Path) -> None:
         items = [
             item for item in session.items if item.originalname not in SLOW and not item.get_closest_marker("skip")
         ]
-        for item, following in zip(items, [*items[1:], None], strict=True):
+        for item, following in zip_longest(items, items[1:]):
             start = time.process_time()
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.testsfailed:

@@ -47,7 +47,7 @@ class Scope:
     module: ast.Module
     function: str = ""
     body: bool = False  # of a function
-    statement: tuple[int, int] | None = None  # first and last line of the innermost one, if it is a simple one
+    statement: tuple[int, int] | None = None  # first and last line of the innermost one, or of its head
     types: dict[str, str] = field(default_factory=dict)  # annotations of the arguments
     names: frozenset[str] = frozenset()  # all names and attributes of the outermost function, or of the module
 

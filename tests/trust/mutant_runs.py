@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -152,7 +153,7 @@ class Runner:
 
 def run_until_one_fails(session: pytest.Session, items: list[pytest.Item], times: dict[str, float], say: Say) -> None:
     """Run tests one after the other; say each that begins, and when one has failed."""
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip_longest(items, items[1:]):
         say(f"begin\t{item.nodeid}")
         limit_seconds(LEAST_S + 10 * times.get(item.nodeid, LEAST_S))
         session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

@@ -17,14 +17,6 @@ from mutant_kinds import OPERATORS, Place, Scope
 ROOT = Path(__file__).parents[2]
 ROOMS = ("minifocal/functional", "minifocal/layers", "minifocal/models")
 ALSO = tuple(f"minifocal/training/{name}.py" for name in ("augment", "loss_scale", "optim", "schedule", "shards"))
-# Of these every mutant is in the record, killed or argued; of the others the record holds what was run so far.
-COMPLETE = (
-    "minifocal/functional/",
-    *(f"minifocal/layers/{name}.py" for name in ("base", "depthwise_conv", "drop_path", "focal_context")),
-    *(f"minifocal/layers/{name}.py" for name in ("initializers", "layer_norm", "linear", "mlp", "patch_embed")),
-    *(f"minifocal/models/{name}.py" for name in ("block", "complexity", "modulation")),
-    *(f"minifocal/training/{name}.py" for name in ("augment", "loss_scale", "optim", "schedule", "shards")),
-)
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,9 @@ def _enter(child: ast.AST, name: str, parent: ast.AST, scope: Scope) -> Scope:
     if isinstance(parent, ast.FunctionDef) and name == "body":
         scope = replace(scope, body=True)
     if isinstance(child, ast.stmt):
-        scope = replace(scope, statement=None if hasattr(child, "body") else (child.lineno, child.end_lineno))
+        body = getattr(child, "body", None)
+        last = max(child.lineno, body[0].lineno - 1) if body else child.end_lineno  # of several: that of its head
+        scope = replace(scope, statement=(child.lineno, last))
     return scope
 
 
