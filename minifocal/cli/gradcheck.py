@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         if not chosen:
             raise InputError("whole networks refuse complex numbers; use --method central")
         if refusing:
-            print(f"left out, because whole networks refuse complex numbers: {len(refusing)} networks")
+            print(f"left out, because whole networks refuse complex numbers: {len(refusing)}")
     failures, worst, checked = 0, 0.0, 0
     for case in tqdm(chosen, unit=" layers", disable=not on_terminal(), leave=False):
         rng = random_generator(args.seed)

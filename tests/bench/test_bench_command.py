@@ -116,6 +116,8 @@ def test_scaling_is_printed_written_and_drawn(micro, monkeypatch, tmp_path, caps
     ]
     assert json.loads((tmp_path / "s.json").read_text())["ops"] == "reference"
     assert (tmp_path / "s.png").is_file()
+    assert main(["bench", "--scaling", "--ops", "reference", "--rounds", "3"]) == 0
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_figures_draws_what_was_measured_again(micro, monkeypatch, tmp_path, capsys):

@@ -106,6 +106,34 @@ def test_a_table_is_printed_written_and_drawn(tiny, monkeypatch, tmp_path, capsy
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 
+def test_where_a_process_was_ended_one_line_says_so_and_the_table_stands(tiny, monkeypatch, capsys):
+    def ended(name, *_):
+        raise NotMeasuredError(f"the process of {name} was ended")
+
+    monkeypatch.setattr("minifocal.cli.bench.peers.missing", lambda: ["torch"])
+    monkeypatch.setattr(gpu_candidates.gpu, "elapsed", lambda run: 1.0)
+    monkeypatch.setattr(gpu_candidates, "peak_memory", ended)
+    options = ["--workload", "micro", "--precision", "float32", "--mode", "train", "--rounds", "3"]
+    assert main(["bench", "--device", "cuda", *options]) == 0
+    captured = capsys.readouterr()
+    assert f"minifocal bench: the process of {FUSED} was ended\n" in captured.err
+    lines = [line.split() for line in captured.out.splitlines()[2:]]
+    assert {line[-1] for line in lines} == {"-"}
+    assert len(lines) == 4
+
+
+def test_the_memory_of_training_steps_is_what_the_device_has_handed_out(tiny, monkeypatch):
+    """In a new process, which here is this one."""
+    monkeypatch.setattr(gpu_candidates, "in_new_process", lambda function, *given: function(*given))
+    monkeypatch.setattr(gpu_candidates.gpu_peers, "reserved_bytes", lambda: 7)
+    steps, prepare = [], gpu_candidates.prepare
+    monkeypatch.setattr(gpu_candidates, "prepare", lambda name, *given: lambda: steps.append(name))
+    assert gpu_candidates.peak_memory(FUSED, tiny, TRAIN, "float32", "cuda") == 2**20
+    assert gpu_candidates.peak_memory(EAGER, tiny, TRAIN, "float32", "cuda") == 7
+    assert steps == [FUSED] * gpu_candidates.MEMORY_STEPS + [EAGER] * gpu_candidates.MEMORY_STEPS
+    assert callable(prepare(FUSED, tiny, TRAIN, "float32", "cuda"))
+
+
 def test_check_holds_a_device_against_the_cpu(tiny, capsys):
     assert main(["bench", "--check", "--device", "cuda", "--workload", "micro"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -175,6 +203,19 @@ def test_the_share_is_of_the_bandwidth_of_a_copy(cuda_on_host, monkeypatch):
     assert found == Throughput(case, 500.0, 0.5, 0.70)
 
 
+def test_the_way_back_is_measured_where_it_is_asked_for(cuda_on_host, monkeypatch):
+    monkeypatch.setattr(gpu_kernels, "BATCH", 1)
+    monkeypatch.setattr(gpu_kernels, "CACHE_BYTES", 1)
+    monkeypatch.setattr(gpu_kernels.gpu, "elapsed", lambda run: run() or 0.5)
+    launched = {}
+    for way in ("forward", "backward"):
+        cuda_on_host.gpu.launched.clear()
+        case = KernelCase("layer_norm", way, 2, 4, 0)
+        assert gpu_kernels.measure(case, 1.0, "cuda").case is case
+        launched[way] = {kernel.partition("<")[0] for kernel in cuda_on_host.gpu.launched}
+    assert launched["forward"] < launched["backward"]  # whose cache is made by the forward pass
+
+
 def test_the_device_has_work_before_each_call_that_is_timed(cuda_on_host, monkeypatch):
     """Else it would wait for the host, and the wait would be measured."""
     monkeypatch.setattr(gpu_kernels, "BATCH", 1)
@@ -219,6 +260,9 @@ def test_a_missed_goal_is_shown_and_fails(cuda_on_host, monkeypatch, tmp_path, c
     assert re.split(r"  +", lines[2]) == ["depthwise_conv forward", "3", "56x56x96", "1.000", "80%", "70% met"]
     assert re.split(r"  +", lines[3])[-1] == "70% MISSED"
     assert json.loads((tmp_path / "k.json").read_text())["copy_bytes_per_second"] == 3_000_000_000_000
+    shares = iter([0.99] * 100)
+    assert main(["bench", "--kernels", "--device", "cuda"]) == 0
+    assert "MISSED" not in capsys.readouterr().out
 
 
 def test_without_torch_the_picture_is_beside_the_table_itself():
