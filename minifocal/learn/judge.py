@@ -50,11 +50,6 @@ class Verdict:
     other_cases: tuple[str, ...] = ()
     printed: str = ""
 
-    @property
-    def passed(self) -> bool:
-        """Whether the answer is right."""
-        return self.state == PASSED
-
 
 def judge(exercise: Exercise, path: Path, time_limit: float = TIME_LIMIT) -> Verdict:
     """Judge the answer in a file.

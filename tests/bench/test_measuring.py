@@ -1,6 +1,7 @@
 """How it is measured: in turns, the floor from the network's own products, memory and starts in new processes."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -187,3 +188,17 @@ def test_the_cost_of_each_is_1_everywhere_where_cost_grows_in_proportion():
     _, rows = scaling_table({"series": series})
     assert [row[0] for row in rows] == ["images"] * 3 + ["pixels"] * 3
     assert all(row[2:] == ["1.00", "1.00"] for row in rows)
+
+
+def test_where_proc_does_not_tell_the_peak_the_system_is_asked(tmp_path, monkeypatch):
+    told = processes._peak_resident()
+    assert told > 10_000  # kB
+    for content in (None, "VmRSS:\t5 kB\n"):
+        status = tmp_path / "status"
+        if content is not None:
+            status.write_text(content)
+        monkeypatch.setattr(processes, "STATUS", status)
+        assert processes._peak_resident() >= told // 2
+    monkeypatch.setitem(sys.modules, "resource", None)
+    with pytest.raises(measure.NotMeasuredError, match="does not tell the peak memory of a process"):
+        processes._peak_resident()

@@ -139,3 +139,14 @@ def test_a_recording_keeps_the_table_that_it_reads(home, monkeypatch):
     tables = {id(table) for table in kept}
     assert len(tables) == 1
     assert home.get(kept[0].chunks).shape == (8, 2)
+
+
+def test_gradients_that_lie_in_another_order_are_clipped_and_unscaled_as_the_reference_does(home):
+    """One launch goes through memory as it lies: an array that is turned has none that fits."""
+    for step_of in (lambda table, all_of, _: table.clip(all_of, 0.5), lambda table, all_of, s: table.unscale(all_of, s)):
+        want = [row.grad for row in rows_of("sgd_update", "float32", np.asfortranarray)]
+        there, scale = home.put([gradient.copy("K") for gradient in want]), np.array(8.0, dtype="float32")
+        got = home.get(step_of(FUSED, there, home.put(scale)))
+        np.testing.assert_allclose(got, step_of(REFERENCE, want, scale), rtol=1e-6)
+        for one, other in zip(home.get(there), want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)

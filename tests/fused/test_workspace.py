@@ -139,3 +139,23 @@ def test_blocks_begin_where_a_cache_line_does():
         home.put_back(fresh)
         again = home.take(size)
         assert address(again) == address(fresh)
+
+
+def test_of_several_blocks_of_a_size_only_as_many_go_as_must():
+    home = Workspace(idle_limit=1000)
+    for block in [home.take(300) for _ in range(3)]:
+        home.put_back(block)
+    home.put_back(home.take(200))
+    assert {size: len(found) for size, found in home.idle.items()} == {300: 2, 200: 1}
+    assert home.idle_bytes == 800
+
+
+def test_a_size_whose_blocks_are_all_in_use_is_forgotten_when_room_is_made():
+    home = Workspace(idle_limit=1000)
+    for size in (300, 400):
+        home.put_back(home.take(size))
+    held = home.take(300)
+    home.idle.move_to_end(300, last=False)  # the one unused for longest, with none to give
+    home.put_back(np.empty(700, np.uint8))
+    assert {size: len(found) for size, found in home.idle.items()} == {700: 1}
+    assert (held.nbytes, home.idle_bytes) == (300, 700)

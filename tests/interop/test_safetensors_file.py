@@ -1,5 +1,6 @@
 """Safetensors files: mapped, widened, and refused where they are damaged."""
 
+import contextlib
 import json
 import re
 import struct
@@ -7,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import safetensors
 from safetensors.numpy import save
 
 from minifocal import InputError
@@ -202,3 +204,13 @@ def test_a_tensor_that_lies_within_its_bytes_is_located(tmp_path, shape, strides
 def test_a_tensor_that_does_not_is_refused(tmp_path, shape, strides, available):
     with pytest.raises(InputError, match="the file is damaged"):
         StoredTensor.locate(tmp_path / "x", "F32", shape, strides, offset=0, available=available)
+
+
+def test_a_header_that_the_library_has_not_seen_is_held_to_the_file_too(read, monkeypatch):
+    """The file may become another one between its look and ours."""
+    monkeypatch.setattr(safetensors, "safe_open", lambda path, framework: contextlib.nullcontext())
+    tensors, _ = read(raw_file({"x": entry(4, 8)}, bytes(8)))
+    assert tensors["x"].shape == (1,)
+    for begin, end in ((8, 12), (-4, 0), (4, 0)):
+        with pytest.raises(InputError, match=r"x\.safetensors: a tensor lies outside of the file"):
+            read(raw_file({"x": entry(begin, end)}, bytes(8)))

@@ -14,6 +14,8 @@ import minifocal as mf
 from minifocal.errors import InputError
 from minifocal.files import write_safetensors
 from minifocal.interop import open_pretrained, save_pretrained
+from minifocal.layers.initializers import LeCun
+from minifocal.layers.linear import Linear
 from minifocal.training.checkpoint import DamagedCheckpointError
 from minifocal.training.loss_scale import LossScaler
 
@@ -245,3 +247,20 @@ def test_a_file_that_another_takes_the_place_of_while_it_is_read_is_not_read_as_
     with pytest.raises(InputError, match="has changed while it was read; read it again"):
         opened.build()
     assert np.array_equal(open_pretrained(path).build().head.weight.data, model.head.weight.data)
+
+
+@pytest.mark.parametrize("steps", [-1, True, 2**63])
+def test_a_number_of_steps_that_is_none_is_refused(tmp_path, steps):
+    header = {"format": "minifocal checkpoint 1", "description": {}, "steps": steps, "meta": {}}
+    save_file({"a": np.zeros(3)}, tmp_path / "a.safetensors", metadata={"minifocal": json.dumps(header)})
+    with pytest.raises(InputError, match=f"no checkpoint that minifocal wrote, or it is damaged.*steps is {steps}"):
+        mf.load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_layer_by_itself_is_kept_without_a_description(tmp_path):
+    mf.save_checkpoint(tmp_path / "a.safetensors", Linear(3, 2, init=LeCun()))
+    checkpoint = mf.load_checkpoint(tmp_path / "a.safetensors")
+    assert checkpoint.description == {}
+    assert checkpoint.model.keys() == {"weight", "bias"}
+    with pytest.raises(InputError, match="does not describe a FocalNet"):
+        mf.FocalNet.from_checkpoint(checkpoint)

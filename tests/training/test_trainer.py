@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from minifocal.models.config import MODULATION_NAMES
 from minifocal.training.augment import Augmentation
 from minifocal.training.run_folder import LAST
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.trainer import Listener, Trainer, TrainingError, evaluate, train_step
+from minifocal.training.trainer import Listener, Trainer, TrainingError, _Progress, evaluate, train_step
 
 CLOCK = ("seconds", "images_per_second")
 
@@ -335,3 +336,37 @@ def test_an_unwritable_folder_is_refused_before_training(tmp_path):
 def test_a_configuration_comes_back_from_its_dictionary():
     config = TrainConfig(epochs=3, optimizer="adamw", augmentation=Augmentation(crop=(4, 6), shift=2, flip=True))
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_in_another_thread_signals_are_left_alone():
+    """Python would refuse: whoever runs the main thread sees to them."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    ended = []
+    run = threading.Thread(target=lambda: ended.append(make_trainer(epochs=1).fit()))
+    run.start()
+    run.join()
+    assert ended == [True]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epoch": 2}, "expected a record of every epoch"),
+        ({"epoch": True}, "counts must be whole numbers"),
+        ({"loss_sum": "0"}, "sums must be numbers"),
+        ({"history": [{"epoch": 1}]}, "epoch 1 has a record of another kind"),
+    ],
+    ids=str,
+)
+def test_progress_that_is_none_is_refused_and_the_generator_stays(changes, message, tmp_path):
+    trainer = make_trainer(tmp_path, epochs=1)
+    trainer.fit()
+    values = mf.load_checkpoint(tmp_path / LAST).meta["progress"]
+    rng = np.random.default_rng(5)
+    stood = rng.bit_generator.state
+    with pytest.raises(ValueError, match=message):
+        _Progress.read({**values, **changes}, rng)
+    assert rng.bit_generator.state == stood
+    assert _Progress.read(values, rng).epoch == 1
+    assert rng.bit_generator.state == values["rng_state"]
