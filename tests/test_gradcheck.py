@@ -748,3 +748,8 @@ def test_what_cannot_be_compared_is_a_fault(array, fault):
     assert fault in check.fault
     assert not check.passed
     assert check.entries == ()
+
+
+def test_a_check_of_nothing_is_refused():
+    with pytest.raises(InputError, match="there are no arrays to check; pass at least one"):
+        check_gradients(lambda: (np.zeros(1), None), lambda dy, cache: (), {})

@@ -159,3 +159,7 @@ def test_levels_are_kept_unless_told_and_computed_again_to_the_same_bits(gated):
     assert cache.gates is gates
     for kept, computed in zip(*results, strict=True):
         np.testing.assert_array_equal(kept, computed)
+
+
+def test_a_parameter_is_shown_by_its_shape_and_dtype():
+    assert repr(Parameter(np.zeros((3, 2), "float32"))) == "Parameter(shape=(3, 2), dtype=float32)"

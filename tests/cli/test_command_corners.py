@@ -5,7 +5,6 @@ import re
 import sys
 
 import numpy as np
-import pytest
 import tqdm as bars
 
 import minifocal as mf

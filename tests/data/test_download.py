@@ -213,3 +213,16 @@ def test_the_public_table_is_complete_and_encrypted():
     assert all(file.url.startswith("https://") for file in files)
     assert all(len(file.md5) == 32 and set(file.md5) <= set("0123456789abcdef") for file in files)
     assert len({file.md5 for file in files}) == len(files) == 10
+
+
+def test_without_a_home_folder_one_has_to_be_named(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MINIFOCAL_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(InputError, match="there is no home folder to keep data in; set MINIFOCAL_DATA to a folder"):
+        cache_folder()
+    monkeypatch.setenv("MINIFOCAL_DATA", "here")
+    assert cache_folder() == Path("here")

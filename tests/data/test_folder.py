@@ -244,3 +244,13 @@ def test_all_images_of_a_folder_are_read_to_test_on(tmp_path):
         assert dataset.class_names == ("a", "b")
     with pytest.raises(InputError, match="expected a folder of images"):
         folder_dataset(tmp_path / "nowhere", read_image)
+
+
+def test_an_image_that_cannot_be_resized_in_memory_is_named(tmp_path, monkeypatch):
+    def fail(image, *arguments):
+        raise MemoryError
+
+    Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "resize", fail)
+    with pytest.raises(InputError, match=r"a\.png: 6×5 pixels do not fit into memory; crop it first"):
+        read_image(tmp_path / "a.png", size=4)

@@ -143,7 +143,10 @@ def test_a_recording_keeps_the_table_that_it_reads(home, monkeypatch):
 
 def test_gradients_that_lie_in_another_order_are_clipped_and_unscaled_as_the_reference_does(home):
     """One launch goes through memory as it lies: an array that is turned has none that fits."""
-    for step_of in (lambda table, all_of, _: table.clip(all_of, 0.5), lambda table, all_of, s: table.unscale(all_of, s)):
+    for step_of in (
+        lambda table, all_of, _: table.clip(all_of, 0.5),
+        lambda table, all_of, s: table.unscale(all_of, s),
+    ):
         want = [row.grad for row in rows_of("sgd_update", "float32", np.asfortranarray)]
         there, scale = home.put([gradient.copy("K") for gradient in want]), np.array(8.0, dtype="float32")
         got = home.get(step_of(FUSED, there, home.put(scale)))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,3 +112,14 @@ def test_compiling_is_said_once_and_only_where_it_happens(tmp_path):
     _, (line,) = python(GELU, **cache)
     assert line.startswith("minifocal: compiling kernels")
     assert python(GELU, **cache) == ([], [])
+
+
+@pytest.mark.skipif(not HAS_NUMBA, reason="needs Numba")
+def test_where_the_folder_cannot_be_locked_nothing_kept_is_read_or_written(tmp_path):
+    """So that every process compiles for itself."""
+    from minifocal.fused.numba_cache import KernelCache
+
+    (tmp_path / "file").write_text("")
+    cache = SimpleNamespace(cache_path=tmp_path / "file" / "folder")  # which nobody can make
+    assert KernelCache.load_overload(cache, None, None) is None
+    assert KernelCache.save_overload(cache, None, None) is None

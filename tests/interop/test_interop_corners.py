@@ -72,3 +72,9 @@ def test_preprocessing_of_another_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"^preprocess must be a Preprocess, got dict"):
         save_pretrained(FocalNet(TINY, init="zeros"), tmp_path / "b", preprocess={"size": np.float32(3)})
     assert not (tmp_path / "b").exists()
+
+
+def test_weights_that_stand_alone_say_for_themselves_what_they_are(folder):
+    (folder / "config.json").unlink()
+    given = {"image_size": (16, 24), "use_postln": False, "normalize_modulator": False}
+    assert open_pretrained(folder / "model.safetensors", **given).config.depths == (1, 2)

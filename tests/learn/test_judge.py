@@ -344,3 +344,8 @@ def test_a_square_array_that_is_transposed_is_found():
     square = np.random.default_rng(3).standard_normal((4, 4))
     case = Case(sizes={"C": 4}, arguments={}, expected={"dweight": square})
     assert "it is transposed: axes (1, 0)" in diagnose("dweight", square.T, square, case)
+
+
+def test_an_array_in_another_order_that_is_no_transpose_is_not_called_one():
+    shuffled = np.random.default_rng(4).permutation(TRUTH.ravel()).reshape(4, 5, 2, 3)
+    assert diagnose("dx", shuffled, TRUTH, CASE).startswith("the shape is (4, 5, 2, 3), expected (2, 5, 4, 3)")
