@@ -132,14 +132,20 @@ def only_one(path: Path, what: str) -> Iterator[bool]:
         whether it is held: without fcntl (Windows), and on a file system without locks, it is not, and nobody is
         refused.
     Raises:
-        InputError: another process holds it, or the file cannot be written.
+        InputError: another process holds it, the file cannot be written, or it is a link.
     """
     if fcntl is None:
         yield False
         return
+    linked = InputError(f"{path} is a link: what is written there would be written elsewhere; delete it")
     with saving(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if path.is_symlink():
+            raise linked
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise linked
         yield _lock(descriptor, path, what)
     finally:
         os.close(descriptor)
@@ -170,11 +176,19 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 def saving(path: Path) -> Iterator[None]:
     """Make the folder of `path`; what the operating system refuses inside the `with` block becomes an InputError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         yield
     except OSError as error:
         remedy = "make room there, or choose another folder" if error.errno in NO_ROOM else "choose another folder"
         raise InputError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those around it, as far as they are missing; wait until their names are on the disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _sync_folder(folder.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -242,8 +256,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.is_dir():
             for file in sorted(partial.iterdir()):
                 os.replace(file, path / file.name)
+            _sync_folder(path)
         else:
             os.replace(partial, path)
-        _sync_folder(path.parent)
+            _sync_folder(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

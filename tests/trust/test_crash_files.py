@@ -119,6 +119,37 @@ def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
             assert held
 
 
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stands(link, tmp_path):
+    """A run's folder may come from anybody."""
+    (tmp_path / "mine").write_bytes(b"kept")
+    link(tmp_path / "mine", tmp_path / "run.lock")
+    with pytest.raises(InputError, match=r"run\.lock is a link: .*; delete it"), only_one(tmp_path / "run.lock", "it"):
+        pytest.fail("held")
+    assert (tmp_path / "mine").read_bytes() == b"kept"
+
+
+def test_a_lock_that_leads_nowhere_makes_nothing(tmp_path, monkeypatch):
+    os.symlink(tmp_path / "nothing", tmp_path / "run.lock")
+    kind = type(tmp_path)
+    for look in (kind.is_symlink, lambda path: False):  # and where it becomes a link after the look
+        monkeypatch.setattr(kind, "is_symlink", look)
+        with pytest.raises(InputError, match=r"run\.lock"), only_one(tmp_path / "run.lock", "it"):
+            pytest.fail("held")
+    assert os.listdir(tmp_path) == ["run.lock"]
+
+
+def test_folders_that_are_made_are_on_the_disk_under_their_names(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "_sync_folder", synced.append)
+    write_bytes(tmp_path / "a" / "b" / "c.json", b"{}")
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
+    synced.clear()
+    with atomic_folder(tmp_path / "a") as partial:
+        (partial / "d").write_bytes(b"")
+    assert synced == [tmp_path / "a"]
+
+
 def test_where_there_are_no_locks_nobody_is_refused(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
