@@ -1,6 +1,7 @@
 """What the tests share: the array libraries they run on, and how Hypothesis draws."""
 
 import os
+import signal
 from types import ModuleType
 
 # Before NumPy is loaded: the tests run in several processes, whose BLAS threads would wait for each other.
@@ -14,6 +15,10 @@ from hypothesis import settings
 
 from minifocal.arrays import check_device, get_array_module, to_device
 from minifocal.errors import InputError
+
+# A shell lets what runs in its background ignore Ctrl-C; here some tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no database of old ones: a failure can be repeated anywhere.
 settings.register_profile("minifocal", deadline=None, derandomize=True, max_examples=25, database=None)

@@ -29,6 +29,8 @@ from minifocal.errors import InputError
 from minifocal.files import only_one, write_bytes
 from minifocal.functional.precision import PRECISIONS
 from minifocal.fused import gpu
+from minifocal.interop.descriptions import read_json
+from minifocal.interop.source import HF_FILES
 from minifocal.models.config import FOCAL, MODULATION_NAMES, SIGMOID_GATE, FocalNetConfig
 from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
@@ -346,6 +348,17 @@ def _build(settings: dict[str, Any], data: Dataset, execution: dict[str, Any]) -
 def _check_free(folder: Path) -> None:
     if holds_checkpoint(folder):
         raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
+    for name in (*HF_FILES, CONFIG):
+        if (folder / name).exists() and not (name == CONFIG and _is_of_a_run(folder / CONFIG)):
+            raise InputError(f"{folder} holds {name}, which is not of a run; choose another --out")
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a configuration is one that this command writes: of a run that was stopped before it saved anything."""
+    try:
+        return {"data", "network", "training"} <= read_json(path).keys()
+    except InputError:
+        return False
 
 
 def _free_folder(folder: Path) -> Path:

@@ -195,11 +195,13 @@ class Trainer:
         checkpoint, message = newest_checkpoint(self.folder)
         if "progress" not in checkpoint.meta:
             raise InputError(f"{checkpoint.path} holds no run to resume; start a new one")
-        for name, value in self._identity().items():
-            if checkpoint.meta.get(name) != value:
+        kept = {**checkpoint.meta, "network": checkpoint.description}
+        network = json.loads(json.dumps(self.model.describe()))
+        for name, value in {**self._identity(), "network": network}.items():
+            if kept.get(name) != value:
+                there, here = map(_short, _difference(kept.get(name), value))
                 raise InputError(
-                    f"{checkpoint.path} is of a run with other {name} ({_short(checkpoint.meta.get(name))}, here "
-                    f"{_short(value)}); start a new run"
+                    f"{checkpoint.path} is of a run that differs in {name} ({there}, here {here}); start a new run"
                 )
         rng = random_generator(self.config.seed, 1)
         try:
@@ -349,9 +351,10 @@ class Trainer:
     def _stop_on_signals(self) -> Iterator[None]:
         """Turn the first Ctrl-C, or a scheduler's SIGTERM, into a wish to stop after the step; leave a second one."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        before = {number: handler for number, handler in before.items() if handler is not None}
+        # Left alone is what was set outside Python, and what is ignored, as Ctrl-C is in a script's background.
+        before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
         if threading.current_thread() is not threading.main_thread():
-            yield  # whoever runs the main thread, or set a handler outside Python, sees to signals
+            yield  # whoever runs the main thread sees to signals
             return
 
         def put_back() -> None:
@@ -373,6 +376,15 @@ class Trainer:
 def _goodness(record: dict[str, Any]) -> tuple[float, float]:
     """What the best weights are chosen by: validation accuracy, and the loss where it is equal."""
     return record["val_accuracy"], -record["val_loss"]
+
+
+def _difference(there: Any, here: Any) -> tuple[Any, Any]:
+    """Give what differs in two values: of dictionaries, the entries that do."""
+    if not isinstance(there, dict) or not isinstance(here, dict):
+        return there, here
+    names = [name for name in there | here if there.get(name) != here.get(name)]
+    pairs = {name: _difference(there.get(name), here.get(name)) for name in names}
+    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
 
 
 def _short(value: Any) -> str:

@@ -201,4 +201,27 @@ def test_a_run_is_not_resumed_with_another_training(capsys, tmp_path):
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     settings["training"]["batch_size"] = 32
     (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
-    assert "is of a run with other training" in refused(capsys, "train", "--resume", "--out", "run")
+    assert "is of a run that differs in training" in refused(capsys, "train", "--resume", "--out", "run")
+
+
+def test_a_run_is_not_resumed_with_another_network_of_the_same_shapes(capsys, tmp_path):
+    """Else what was changed in its configuration, by hand or by the disk, would stand in the next checkpoint."""
+    assert main(["train", "--out", "run", "--epochs", "1", "--hidden-size", "4", "--layers", "1"]) == 0
+    capsys.readouterr()
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings["network"]["network"]["drop_path_rate"] = 0.9
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings))
+    assert "is of a run that differs in network" in refused(capsys, "train", "--resume", "--out", "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("model.safetensors", "{}"), ("config.json", '{"model_type": "focalnet"}'), ("config.json", "")],
+)
+def test_a_folder_of_something_else_is_not_written_into(capsys, tmp_path, name, content):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / name).write_text(content)
+    message = refused(capsys, "train", "--out", "hf")
+    assert f"hf holds {name}, which is not of a run; choose another --out" in message
+    assert [path.name for path in (tmp_path / "hf").iterdir()] == [name]
+    assert (tmp_path / "hf" / name).read_text() == content

@@ -1,5 +1,6 @@
 """Runs: they learn, they stop and resume without a trace, and they say so when they do not learn."""
 
+import dataclasses
 import json
 import math
 import os
@@ -222,7 +223,7 @@ def test_evaluate_counts_by_hand():
 def test_a_run_of_another_network_cannot_be_resumed(tmp_path):
     make_trainer(tmp_path, StopAfter(2)).fit()
     other = make_trainer(tmp_path, model=network(modulation="focal"))
-    with pytest.raises(InputError, match=r"another network: .*modulation"):
+    with pytest.raises(InputError, match=r"differs in network .*modulation"):
         other.resume()
 
 
@@ -252,7 +253,7 @@ def test_a_run_of_other_data_cannot_be_resumed(tmp_path):
     make_trainer(tmp_path, StopAfter(2)).fit()
     other = make_trainer(tmp_path)
     other.train = data(31)
-    with pytest.raises(InputError, match=r"a run with other images \(26, here 31\)"):
+    with pytest.raises(InputError, match=r"a run that differs in images \(26, here 31\)"):
         other.resume()
 
 
@@ -370,3 +371,34 @@ def test_progress_that_is_none_is_refused_and_the_generator_stays(changes, messa
     assert rng.bit_generator.state == stood
     assert _Progress.read(values, rng).epoch == 1
     assert rng.bit_generator.state == values["rng_state"]
+
+
+def test_a_run_goes_on_only_with_the_network_that_it_began_with(tmp_path):
+    """Weights of the same shapes would fit."""
+    make_trainer(tmp_path, epochs=1).fit()
+    other = network()
+    other.config = dataclasses.replace(other.config, drop_path_rate=0.5)
+    expected = (
+        r'differs in network \(\{"config": \{"drop_path_rate": 0\.3\}\}, here '
+        r'\{"config": \{"drop_path_rate": 0\.5\}\}\); start a new run'
+    )
+    with pytest.raises(InputError, match=expected):
+        make_trainer(tmp_path, model=other, epochs=1).resume()
+    assert make_trainer(tmp_path, epochs=1).resume() is None
+
+
+def test_signals_that_are_ignored_stay_so(tmp_path):
+    """As Ctrl-C is in a script's background: it is meant for what stands in the foreground."""
+
+    class Asks(Listener):
+        def on_step(self, step, total, record, images):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        trainer = make_trainer(tmp_path, Asks(), epochs=1)
+        assert trainer.fit()
+        assert trainer.stopped_by is None
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -125,15 +125,6 @@ ONCE = [(moment, [number]) for moment, number in [(6, signal.SIGINT), (7, signal
 TWICE = [(moment, [signal.SIGINT, signal.SIGINT]) for moment in range(4, 13)]
 
 
-@pytest.fixture
-def interrupts():
-    """Let Ctrl-C be Python's: a shell that runs the tests in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize(("moment", "signals"), [*ONCE, *TWICE], ids=str)
 def test_a_signal_in_the_middle_of_saving_loses_nothing(straight, tmp_path, monkeypatch, moment, signals):
     """At each moment at which a file or a name is brought to the disk, from the first save to the end of an epoch."""
