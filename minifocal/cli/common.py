@@ -16,7 +16,7 @@ from minifocal.interop import Preprocess, Pretrained, open_pretrained
 from minifocal.interop.descriptions import read_class_names
 from minifocal.interop.resolve import UnseenFieldsError
 from minifocal.models.config import FocalNetConfig
-from minifocal.training.run_folder import LAST
+from minifocal.training.run_folder import CHECKPOINTS
 
 RUNS = Path("runs")  # where train puts what has no --out
 VALIDATION_FRACTION = 0.1
@@ -154,10 +154,10 @@ def class_names_of(pretrained: Pretrained, args: argparse.Namespace) -> list[str
     return list(map(one_line, names))
 
 
-def newest_run() -> Path | None:
-    """Give the folder of the run under runs that was saved last, if there is one."""
-    found = max(RUNS.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime, default=None)
-    return None if found is None else found.parent
+def newest_run(files: Sequence[str] = CHECKPOINTS) -> Path | None:
+    """Give the folder of the run under runs that was saved last, if there is one: that holds one of some files."""
+    found = [path for name in files for path in RUNS.glob(f"*/{name}")]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def on_terminal() -> bool:

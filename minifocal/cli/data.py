@@ -20,7 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fetch", help=text, description=f"{text}.", epilog=f"example: {EXAMPLE}", allow_abbrev=False
     )
     action.add_argument("names", nargs="+", choices=sorted(PUBLIC), metavar="NAME", help=", ".join(sorted(PUBLIC)))
-    action.add_argument("--folder", type=Path, help="where to (default: the cache folder, see minifocal doctor)")
+    action.add_argument(
+        "--folder",
+        type=Path,
+        help="where to, with several names in a folder each (default: the cache, see minifocal doctor)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
             bars[file].update(done - bars[file].n)
 
         try:
-            folder = fetch(name, args.folder, progress)
+            folder = fetch(name, args.folder / name if args.folder and len(args.names) > 1 else args.folder, progress)
         finally:
             for bar in bars.values():
                 bar.close()

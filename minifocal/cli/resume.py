@@ -9,7 +9,7 @@ from typing import Any
 from minifocal.cli.common import RUNS, newest_run
 from minifocal.errors import InputError
 from minifocal.interop.descriptions import read_json
-from minifocal.training.run_folder import CONFIG, newest_checkpoint
+from minifocal.training.run_folder import CHECKPOINTS, CONFIG, newest_checkpoint
 
 
 def resumed_settings(args: argparse.Namespace, execution: Iterable[str]) -> tuple[Path, dict[str, Any]]:
@@ -25,7 +25,7 @@ def resumed_settings(args: argparse.Namespace, execution: Iterable[str]) -> tupl
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"--resume goes on as the run began: leave {names} out, or start a new run")
-    folder = args.out or newest_run()
+    folder = args.out or newest_run((*CHECKPOINTS, CONFIG))  # a run that was killed early has no checkpoint yet
     if folder is None:
         raise InputError(f"there is no run under {RUNS} to resume; name its folder with --out")
     path = folder / CONFIG

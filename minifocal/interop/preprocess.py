@@ -93,6 +93,7 @@ class Preprocess:
         factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
         if not is_real(factor) or factor <= 0:
             raise InputError(f"{source}: rescale_factor must be a positive number, got {shown(factor)}")
+        factor = float(factor)  # 255 times a large integer may be beyond what Python makes a float of
         # factor * bytes = (bytes / 255) * (255 * factor), so mean and deviation take the quotient over.
         scale = 1.0 if np.isclose(factor, 1 / 255, rtol=1e-9) else 255 * factor
         try:

@@ -150,7 +150,7 @@ def _agrees(name: str, value: Any, visible: Mapping[str, Any]) -> bool:
     if name == "focal_windows" and isinstance(value, tuple) and len(value) == len(seen):
         pairs = zip(value, seen, visible["focal_levels"], strict=True)
         return all(window == found for window, found, levels in pairs if levels)
-    if name == "mlp_ratio" and is_real(value) and value < 1e6:
+    if name == "mlp_ratio" and is_real(value) and 0 < value < 1e6:
         dims = [visible["embed_dim"] * 2**stage for stage in range(len(visible["depths"]))]
         return [int(dim * value) for dim in dims] == [int(dim * seen) for dim in dims]
     return bool(value == seen)

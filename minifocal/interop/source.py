@@ -18,10 +18,10 @@ from minifocal.interop.tensors import COUNTER_DTYPES, StoredTensor
 from minifocal.interop.torch_file import TORCH_SUFFIXES, read_torch
 from minifocal.models.config import FocalNetConfig
 from minifocal.training.checkpoint import METADATA, MODEL, read_header
-from minifocal.training.run_folder import BEST, LAST
+from minifocal.training.run_folder import BEST, LAST, PREVIOUS
 
 HF_FILES = ("model.safetensors", "pytorch_model.bin")  # timm's folders have them too
-RUN_FILES = (BEST, LAST)
+RUN_FILES = (BEST, LAST, PREVIOUS)
 SHARDS_SUFFIX = ".index.json"
 OWN_LAYOUT = "minifocal"
 DESCRIPTION = "minifocal.description"  # our own words in a file of another layout

@@ -87,9 +87,11 @@ class StoredTensor:
         """
         if kind not in _DTYPES:
             raise InputError(f"refused a tensor of type {shown(kind)}; weights are {', '.join(STORED_DTYPES)}")
+        if len(shape) > MAX_AXES:
+            raise InputError(f"a tensor has {len(shape)} axes, expected at most {MAX_AXES}; the file is damaged")
         strides = _contiguous(shape) if strides is None else strides
         sizes = [*shape, *strides]
-        if len(shape) != len(strides) or len(shape) > MAX_AXES or not all(is_integer(n) and n >= 0 for n in sizes):
+        if len(shape) != len(strides) or not all(is_integer(n) and n >= 0 for n in sizes):
             raise InputError(f"a tensor has shape {shown(shape)} and strides {shown(strides)}; the file is damaged")
         dtype = {"F64": "float64", "I32": "int32"}.get(kind, "float32")
         tensor = cls(path, kind, tuple(shape), offset, tuple(strides), dtype, identity)

@@ -5,7 +5,9 @@ object in which every tensor names a storage; and `data/KEY`, the bytes of each 
 restricted machine of `safe_pickle`, which knows the names below and no other; the storages are mapped.
 """
 
+import io
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +23,7 @@ from minifocal.interop.tensors import STORED_DTYPES, FileIdentity, StoredTensor
 from minifocal.safe_pickle import run_pickle
 
 MAX_PICKLE_BYTES = 2**20  # that of a training checkpoint of the largest variant has a quarter of it
+MAX_DIRECTORY_BYTES = 2**20  # of the members: some 10,000 tensors; in memory it takes twenty times as much
 LOCAL_HEADER_BYTES = 30  # of a zip member, before its name; the lengths of name and extra field stand at 26 and 28
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 PICKLE, STORAGES, BYTE_ORDER = "data.pkl", "data", "byteorder"
@@ -55,7 +58,7 @@ def read_torch(path: Path) -> Any:
         InputError: the file cannot be read, is no such archive, is damaged, or names anything that weights do not need.
     """
     try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+        with path.open("rb", buffering=0) as file, _SmallReads(file) as raw, zipfile.ZipFile(raw) as archive:
             reader = _Archive(path, archive, raw)
             return run_pickle(reader.pickle(), reader.names(), reader.load_storage)
     except InputError as error:
@@ -71,6 +74,18 @@ def read_torch(path: Path) -> Any:
         raise cannot_read(path, error) from error
     except (NotImplementedError, OverflowError, RuntimeError, ValueError, struct.error) as error:
         raise InputError(f"{path} is no archive that PyTorch writes: {one_line(str(error))}") from error
+
+
+class _SmallReads(io.BufferedReader):
+    """A file of which nothing large is read at once: that could only be a directory of more members than are."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read at most `size` bytes, or the rest of the file."""
+        rest = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        size = rest if size is None or size < 0 else min(size, rest)
+        if size > MAX_DIRECTORY_BYTES:
+            raise InputError(f"its directory has {size} bytes, expected at most {MAX_DIRECTORY_BYTES}; is it damaged?")
+        return super().read(size)
 
 
 class _Archive:

@@ -17,7 +17,7 @@ from minifocal.cli.train import ProgressBar
 from minifocal.data import digits_splits
 from minifocal.learn.judge import judge
 from minifocal.learn.registry import find_exercise
-from minifocal.training.run_folder import CONFIG, LAST
+from minifocal.training.run_folder import BEST, CHECKPOINTS, CONFIG, LAST, PREVIOUS
 from minifocal.training.trainer import Trainer
 
 QUICK = ["--epochs", "1", "--hidden-size", "4", "--layers", "1", "--warmup-steps", "2"]
@@ -213,3 +213,42 @@ def test_a_gradient_of_another_shape_is_described_without_a_table(tmp_path):
     verdict = judge(exercise, path)
     described = "\n".join(_describe(exercise, verdict))
     assert re.search(r"\n  dbias:\n    diagnosis: ", described), described
+
+
+def test_several_data_sets_that_are_fetched_have_a_folder_each(tmp_path, monkeypatch, capsys):
+    """Their files have the same names."""
+    asked = []
+    monkeypatch.setattr("minifocal.cli.data.fetch", lambda name, folder, progress: asked.append((name, folder)))
+    names = ["mnist", "fashion-mnist"]
+    assert main(["data", "fetch", *names, "--folder", str(tmp_path)]) == 0
+    assert main(["data", "fetch", "mnist", "--folder", str(tmp_path)]) == 0
+    assert main(["data", "fetch", *names]) == 0
+    assert asked == [
+        *((name, tmp_path / name) for name in names),
+        ("mnist", tmp_path),
+        *((name, None) for name in names),
+    ]
+
+
+def test_the_newest_run_is_resumed_though_it_has_lost_its_last_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/old", "runs/new"):
+        assert main(["train", "--out", folder, *QUICK]) == 0
+    (tmp_path / "runs" / "new" / LAST).unlink()
+    capsys.readouterr()
+    assert main(["train", "--resume"]) == 0
+    assert "going on from previous.safetensors, which is whole" in capsys.readouterr().err
+    for name in CHECKPOINTS:
+        (tmp_path / "runs" / "new" / name).unlink()
+    assert main(["train", "--resume"]) == 0
+    assert "there is no checkpoint in runs/new yet" in capsys.readouterr().err
+
+
+def test_a_run_that_has_its_previous_checkpoint_alone_can_be_evaluated(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["train", "--out", str(folder), *QUICK]) == 0
+    for name in (LAST, BEST):
+        (folder / name).unlink()
+    capsys.readouterr()
+    assert main(["evaluate", str(folder)]) == 0
+    assert str(folder / PREVIOUS) in capsys.readouterr().out

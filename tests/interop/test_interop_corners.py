@@ -1,14 +1,15 @@
 """Weights at the corners of what they may be: a list, a folder of something else, names without a classifier."""
 
 import json
+import struct
 import zipfile
 
 import numpy as np
 import pytest
 
 from minifocal import FocalNet, FocalNetConfig, InputError
-from minifocal.interop import open_pretrained, save_pretrained
-from minifocal.interop.torch_file import read_torch
+from minifocal.interop import open_pretrained, save_pretrained, tensors
+from minifocal.interop.torch_file import MAX_DIRECTORY_BYTES, read_torch
 
 TINY = FocalNetConfig(
     image_size=(16, 24), patch_size=4, in_chans=1, num_classes=0, embed_dim=6, depths=(1, 2), mlp_ratio=2.0,
@@ -78,3 +79,34 @@ def test_weights_that_stand_alone_say_for_themselves_what_they_are(folder):
     (folder / "config.json").unlink()
     given = {"image_size": (16, 24), "use_postln": False, "normalize_modulator": False}
     assert open_pretrained(folder / "model.safetensors", **given).config.depths == (1, 2)
+
+
+def test_a_shape_of_thousands_of_axes_is_refused_before_anything_is_made_of_it(tmp_path, monkeypatch):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1] * 5000, "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    monkeypatch.setattr(tensors, "_contiguous", None)
+    with pytest.raises(InputError, match=r"a tensor has 5000 axes, expected at most 8; the file is damaged"):
+        open_pretrained(tmp_path / "a.safetensors")
+
+
+def test_an_archive_of_more_members_than_any_has_is_refused_by_its_directory(tmp_path):
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        for number in range(MAX_DIRECTORY_BYTES // 50):
+            file.writestr(f"a/data/{number}", b"")
+    with pytest.raises(InputError, match=r"a\.pth: its directory has \d{7} bytes, expected at most 1048576"):
+        read_torch(path)
+
+
+@pytest.mark.parametrize("value", [-1e308, 0.0, -4.0])
+def test_a_ratio_that_no_network_has_is_told_and_the_weights_one_taken(folder, value):
+    rewrite(folder, mlp_ratio=value)
+    (warning,) = open_pretrained(folder).warnings
+    assert f"says mlp_ratio is {value}; the weights have 2.0, which is used" in warning
+
+
+def test_a_factor_of_pixels_beyond_floating_point_is_refused(folder):
+    values = {"do_rescale": True, "rescale_factor": 10**308, "crop_size": {"height": 16, "width": 16}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"preprocessor_config\.json: "):
+        open_pretrained(folder)
