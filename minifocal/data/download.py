@@ -196,7 +196,9 @@ def _chunks(url: str, by_hand: str) -> Generator[tuple[bytes, int | None], None,
     except urllib.error.HTTPError as error:
         error.close()
         raise InputError(f"the server answered {error.code}; try later, or {by_hand}") from error
-    except (OSError, http.client.HTTPException) as error:
+    except InputError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:  # the last one of a redirect to no address
         if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
             raise InputError(f"{url}: the server does not prove who it is ({error}); nothing was fetched") from error
         raise InputError(f"no network, or the server did not answer ({one_line(str(error))}); {by_hand}") from error
@@ -211,7 +213,7 @@ class _Bounded(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """Read at most `size` bytes."""
-        content = self.stream.read(min(size, self.left + 1))
+        content = self.stream.read(self.left + 1 if size < 0 else min(size, self.left + 1))
         self.left -= len(content)
         if self.left < 0:
             raise InputError(f"the archive unpacks to more than {MAX_UNPACKED_BYTES} bytes; delete it")

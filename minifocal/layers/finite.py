@@ -36,13 +36,14 @@ def check_finite(model: Layer, *, gradients: bool = True) -> Iterator[None]:
             is not finite.
     """
     kinds = []
-    for layer, place in list(_places(model, _Place("", "", gradients))):
-        if not isinstance(layer, _Watched):  # shared by two layers, or watched from outside already
-            kinds.append((layer, type(layer)))
-            # Another class, not other methods: a replica, which is a copy, has it too and computes with its own parts.
-            layer.__class__ = type(type(layer).__name__, (_Watched, type(layer)), {})
-            layer._place = place  # type: ignore[attr-defined]
     try:
+        for layer, place in list(_places(model, _Place("", "", gradients))):
+            if not isinstance(layer, _Watched):  # shared by two layers, or watched from outside already
+                kind = type(layer)
+                # Another class, not other methods: a replica, a copy, has it too and computes with its own parts.
+                layer.__class__ = type(kind.__name__, (_Watched, kind), {})
+                kinds.append((layer, kind))
+                layer._place = place  # type: ignore[attr-defined]
         yield
     finally:
         for layer, kind in kinds:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minifocal.errors import InputError
+from minifocal.errors import InputError, one_line
 from minifocal.models.focalnet import FocalNet
 from minifocal.viz.canvas import BLUE, GREEN, GREY, ORANGE, new_figure, save_figure
 
@@ -45,7 +45,7 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path, title: str = "") 
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     losses.legend(frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(one_line(title), parse_math=False)  # a folder's name may hold anything
     figure.tight_layout()
     save_figure(figure, path)
 

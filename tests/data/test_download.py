@@ -226,3 +226,10 @@ def test_without_a_home_folder_one_has_to_be_named(monkeypatch):
         cache_folder()
     monkeypatch.setenv("MINIFOCAL_DATA", "here")
     assert cache_folder() == Path("here")
+
+
+def test_what_an_archive_unpacks_to_is_bounded_however_it_is_read():
+    for size in (-1, 11, 1000):
+        with pytest.raises(InputError, match="unpacks to more than"):
+            download._Bounded(io.BytesIO(bytes(11)), limit=10).read(size)
+    assert download._Bounded(io.BytesIO(bytes(10)), limit=10).read() == bytes(10)

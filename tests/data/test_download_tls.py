@@ -123,6 +123,10 @@ def test_what_is_asked_for_encrypted_is_never_sent_on_to_anything_else(target, t
                     f"{server.url('one')} sends on to {url}, which is not encrypted: refused; try later"
                 )
             assert len(plain.asked) == asked == 0
+        for url in ("https://[", f"https://{'a' * 64}.invalid/"):  # no address at all
+            server.answers["/one"] = redirect(url)
+            with pytest.raises(InputError, match=r"no network, or the server did not answer \(.*\); fetch https"):
+                fetch("name", target, public=server.file("one"))
         for url in ((target.parent / "secret").as_uri(), "data:,x", "javascript:1", "FILE:///etc/passwd"):
             (target.parent / "secret").write_bytes(DATA)
             server.answers["/one"] = redirect(url)

@@ -146,3 +146,18 @@ def test_a_fault_between_the_last_layers_is_put_down_to_the_network():
     pool = model.ops.mean_pool
     model.use_ops(replace(model.ops, mean_pool=Op(lambda x: (np.inf * pool.forward(x)[0], None), pool.backward)))
     assert "head: input not finite" in fault_of(model, batch()[0])
+
+
+class Fixed(Layer):
+    """A layer from which nothing can be derived: no class can stand in front of its own."""
+
+    def __init_subclass__(cls):
+        raise TypeError("nothing is derived from it")
+
+
+def test_where_a_layer_cannot_be_looked_into_the_others_are_let_go_again():
+    model = Around(Gives(), lambda x: x)
+    model.second = Fixed()
+    with pytest.raises(TypeError), mf.check_finite(model):
+        pytest.fail("looked into")
+    assert (type(model), type(model.inner), type(model.second)) == (Around, Gives, Fixed)

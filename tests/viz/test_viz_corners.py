@@ -14,7 +14,7 @@ from minifocal.training.trainer import Trainer
 from minifocal.viz import explain_picture, step_pictures, training_pictures, watched_run
 from minifocal.viz.explain import explain
 from minifocal.viz.live_server import Document, LiveServer
-from minifocal.viz.pictures import draw_architecture
+from minifocal.viz.pictures import draw_architecture, draw_curves
 from minifocal.viz.training_pictures import measure_trainings, read_ablation
 
 
@@ -112,3 +112,11 @@ def test_at_the_usual_port_its_names_are_used_without_a_number(port, bare, monke
         assert server.hosts == {f"{name}:{port}" for name in names} | (names if bare else set())
     finally:
         server.server_close()
+
+
+def test_a_title_is_written_as_it_stands(tmp_path):
+    """It may be the name of a folder, which holds anything."""
+    record = dict.fromkeys(("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"), 1)
+    for title in ("a$b_$", "a\udcff", "a\nb"):
+        draw_curves([record], tmp_path / "a.svg", title=title)
+        assert (tmp_path / "a.svg").stat().st_size > 1000
