@@ -12,6 +12,7 @@ import os
 import signal
 import struct
 import tarfile
+import tempfile
 import tracemalloc
 import zlib
 from contextlib import contextmanager, suppress
@@ -366,9 +367,17 @@ def test_counts_of_a_progress_can_still_be_counted_up(tmp_path):
 # The means themselves: a reader that is wrong must be seen
 
 
-def link_to_a_file_elsewhere():
-    with contextlib.suppress(OSError):  # where that is another file system
-        os.link(__file__, "b")
+ELSEWHERE = Path(tempfile.gettempdir()) / f"elsewhere-{os.getpid()}"
+
+
+def try_to(do, *arguments):
+    """A reader that does something else, whatever comes of it."""
+
+    def read(data):
+        with contextlib.suppress(OSError):
+            do(*arguments)
+
+    return read
 
 
 @pytest.mark.parametrize(
@@ -376,19 +385,32 @@ def link_to_a_file_elsewhere():
     [
         (lambda data: {}[data], KeyError),
         (lambda data: np.array(1e300).astype("float32"), RuntimeWarning),
-        (lambda data: os.system("true"), watch.Forbidden),
-        (lambda data: Path("/tmp/outside-of-the-folder").write_bytes(data), watch.Forbidden),
-        (lambda data: os.symlink("a", "b"), watch.Forbidden),
-        (lambda data: link_to_a_file_elsewhere(), watch.Forbidden),
+        (try_to(os.system, "true"), watch.Forbidden),
+        (try_to(os.symlink, "a", "b"), watch.Forbidden),
+        (try_to(os.link, __file__, "b"), watch.Forbidden),
+        (try_to(ELSEWHERE.write_bytes, b"a"), watch.Forbidden),
+        (try_to(os.open, ELSEWHERE, os.O_RDWR | os.O_CREAT), watch.Forbidden),
+        (try_to(os.replace, ELSEWHERE, f"{ELSEWHERE}.new"), watch.Forbidden),
+        (try_to(os.truncate, ELSEWHERE, 0), watch.Forbidden),
+        (try_to(os.unlink, ELSEWHERE), watch.Forbidden),
+        (try_to(os.mkdir, ELSEWHERE), watch.Forbidden),
+        (try_to(os.rmdir, ELSEWHERE), watch.Forbidden),
+        (try_to(Path("/etc/hostname").read_bytes), watch.Forbidden),
+        (try_to(os.listdir, "/etc"), watch.Forbidden),
     ],
-    ids=["error", "warning", "program", "file elsewhere", "symbolic link", "link to elsewhere"],
-)
+    ids=[
+        "error", "warning", "program", "symbolic link", "link to elsewhere", "file elsewhere", "opened to write",
+        "renamed", "cut", "removed", "folder elsewhere", "folder removed", "read elsewhere", "listed elsewhere",
+    ],
+)  # fmt: skip
 def test_what_a_reader_must_not_do_is_seen(read, error, tmp_path, monkeypatch):
     wrong = readers.Reader(lambda: read, list, hostile.mutate_bytes, 1)
     monkeypatch.setitem(readers.READERS, "wrong", wrong)
     with readers.reading("wrong", tmp_path) as watched, pytest.raises(error):
         watched(b"a")
-    Path("/tmp/outside-of-the-folder").unlink(missing_ok=True)
+    for remove in (os.unlink, os.rmdir):
+        with contextlib.suppress(OSError):
+            remove(ELSEWHERE)
 
 
 def test_a_message_is_one_line_of_bounded_length():

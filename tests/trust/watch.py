@@ -3,8 +3,10 @@
 import os
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,6 +19,13 @@ SECONDS = 20  # of processor time for one file; an image of 89 million pixels ta
 
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "ctypes.dlopen")
 FORBIDDEN += ("os.symlink", "os.chmod", "os.chown", "pty.spawn", "code.__new__")
+# What it may do in its own folder only, and which of the arguments say where.
+CHANGES = {
+    "os.mkdir": 1, "os.rmdir": 1, "os.remove": 1, "os.truncate": 1, "os.rename": 2, "os.link": 2, "shutil.rmtree": 1,
+}  # fmt: skip
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+# From where anything may be read: Python, its packages and this one, and what the system tells of itself.
+READABLE = (sys.prefix, sys.base_prefix, str(Path(__file__).parents[2]), "/proc/", "/sys/", "/dev/null", "/dev/urandom")
 
 
 class Forbidden(BaseException):
@@ -35,15 +44,18 @@ class Watch:
             return
         if event in FORBIDDEN:
             self.seen = event
-        elif event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
-            self._look_where("write", args[0])
-        elif event == "os.link":  # the last checkpoint stands as the previous one too
-            for end in args[:2]:
+        elif event == "open":
+            writes = args[2] & WRITING if isinstance(args[2], int) else 0
+            self._look_where("write" if writes else "read", args[0], () if writes else READABLE)
+        elif event in ("os.listdir", "os.scandir"):
+            self._look_where(event, args[0], READABLE)
+        elif event in CHANGES:
+            for end in args[: CHANGES[event]]:
                 self._look_where(event, end)
 
-    def _look_where(self, event: str, path: Any) -> None:
+    def _look_where(self, event: str, path: Any, also: tuple[str, ...] = ()) -> None:
         where = os.path.realpath(os.fsdecode(path)) if isinstance(path, str | bytes | os.PathLike) else ""
-        if where and not where.startswith((self.root, "/dev/null", "/tmp/minifocal-")):
+        if where and not where.startswith((self.root, "/dev/null", f"{tempfile.gettempdir()}/minifocal-", *also)):
             self.seen = f"{event} {where}"
 
 
