@@ -5,6 +5,7 @@ import re
 import sys
 
 import numpy as np
+import pytest
 import tqdm as bars
 
 import minifocal as mf
@@ -182,6 +183,8 @@ def test_an_answer_that_is_away_is_no_attempt(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["learn", "start", "06"]) == 0
     (answer,) = (tmp_path / "exercises").glob("06*")
+    with pytest.raises(mf.InputError, match=r"cannot read .*06\.py: Not a directory"):
+        _stamp(answer / "06.py")
     answer.unlink()
     assert _stamp(answer) is None
     assert main(["learn", "check", "06"]) == 1

@@ -5,7 +5,8 @@
 
 What is left out is in pyproject.toml, under [tool.coverage]. uncovered.tsv, next to this file, has a line for each
 function with something that is not covered: file, function, what (lines as they stand, branches as "from → to"), and
-the reason. It names no line numbers, so that it stays true while the code around it changes.
+the reason. It names no line numbers, so that it stays true while the code around it changes. coverage.json has the
+counts.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 LIST = Path(__file__).with_name("uncovered.tsv")
+COUNTS = Path(__file__).with_name("coverage.json")
 LEAST = 95.0
 END = "end"
 BETWEEN = " ¦ "
@@ -65,6 +67,12 @@ def write_list(found: Iterable[Gap], reasons: dict[Gap, str], path: Path = LIST)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def counts(report: dict[str, Any]) -> dict[str, int]:
+    """Count lines and branches, and those of them that are covered."""
+    names = ("num_statements", "covered_lines", "num_branches", "covered_branches")
+    return {name: report["totals"][name] for name in names}
+
+
 def complaints(report: dict[str, Any], reasons: dict[Gap, str], root: Path = ROOT) -> list[str]:
     """Say what must not be: a share that is too small, or a gap without a reason."""
     share = report["totals"]["percent_covered"]
@@ -88,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     reasons = read_list() if LIST.exists() else {}
     if given.write:
         write_list(gaps(report), reasons)
+        COUNTS.write_text(json.dumps(counts(report), indent=2) + "\n", encoding="utf-8")
     said = complaints(report, reasons)
     print(*said, sep="\n", end="\n" if said else "")
     closed = len(reasons.keys() - set(gaps(report)))

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from coverage_report import LEAST
 from mutant_record import Record, read_equivalents
 from mutants import all_mutants
 
@@ -28,7 +29,7 @@ def test_kills():
     assert found["ends"] == {"the same bits": found["runs"]}
     runs = found["runs"]
     assert told("kills") == (
-        f"{found['kills']} kills, 0 runs lost, {runs} of {runs} ends with the bits of a run that never was"
+        f"{found['kills']} kills, 0 runs lost, {runs} of {runs} ends with the bits of a run that was not killed"
     )
     assert found["kills"] >= 200
 
@@ -88,7 +89,18 @@ def test_mutants():
     assert told("mutate") == f"{killed:,} of {len(mutants):,} are; the other {equivalent} are argued to change nothing"
 
 
-@pytest.mark.parametrize("harness", ["kills", "crash_damage", "crash_disk", "fuzz", "extremes", "soak", "mutate"])
+def test_coverage():
+    found = record("coverage")
+    covered = (
+        100 * (found["covered_lines"] + found["covered_branches"]) / (found["num_statements"] + found["num_branches"])
+    )
+    assert covered >= LEAST
+    assert told("coverage_report") == f"{covered:.1f} %; each of the rest has its reason in `uncovered.tsv`"
+
+
+@pytest.mark.parametrize(
+    "harness", ["kills", "crash_damage", "crash_disk", "fuzz", "extremes", "soak", "mutate", "coverage_report"]
+)
 def test_there_is_a_command_for_each_claim(harness):
     assert (HERE / f"{harness}.py").is_file()
     assert told(harness)
