@@ -155,7 +155,7 @@ def class_names_of(pretrained: Pretrained, args: argparse.Namespace) -> list[str
 
 
 def newest_run(files: Sequence[str] = CHECKPOINTS) -> Path | None:
-    """Give the folder of the run under runs that was saved last, if there is one: that holds one of some files."""
+    """Give the folder under runs in which one of some files was written last, if there is one."""
     found = [path for name in files for path in RUNS.glob(f"*/{name}")]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
