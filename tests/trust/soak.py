@@ -62,10 +62,10 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "reference": Case("reference", 2_000),
+    "reference": Case("reference", 10_000),
     "numpy": Case("numpy", 10_000),
     "numba": Case("numba", 10_000),
-    "live": Case("numpy", 3_000, live=True),
+    "live": Case("numpy", 10_000, live=True),
     "checkpoints": Case("numba", 10_000, checkpoints=True),
 }
 
