@@ -8,9 +8,9 @@
 #include <csetjmp>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <ucontext.h>
 #include <utility>
-#include <vector>
 
 using std::erf;
 using std::exp;
@@ -48,7 +48,7 @@ const int STACK = 1 << 16, LARGEST_BLOCK = 1024, WARP = 32;
 jmp_buf scheduler;
 Group block_group, warps[LARGEST_BLOCK / WARP];
 Fiber fibers[LARGEST_BLOCK], *current;
-std::vector<char> stacks(size_t(STACK) * LARGEST_BLOCK);
+const std::unique_ptr<char[]> stacks(new char[size_t(STACK) * LARGEST_BLOCK]);  // not zeros: most stays untouched
 double slots[LARGEST_BLOCK];  // what the lanes of a warp show each other
 void (*run)(void**);
 void** run_arguments;
