@@ -108,7 +108,8 @@ def test_the_class_is_chosen_by_name_or_number_and_the_picture_may_be_svg(capsys
 def test_without_a_checkpoint_the_newest_run_explains_a_test_image(capsys):
     for name in ("one", "two"):
         assert main(["train", "--out", f"runs/{name}", *QUICK]) == 0
-    os.utime("runs/two/last.safetensors", (1, 1))
+    for name in os.listdir("runs/two"):
+        os.utime(f"runs/two/{name}", (1, 1))
     capsys.readouterr()
     assert main(["explain", "digits:12"]) == 0
     out = capsys.readouterr().out
