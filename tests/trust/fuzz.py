@@ -16,6 +16,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -117,6 +118,7 @@ def fuzz_one(name: str, engine: str, executions: int, seed: int, out: Path) -> N
 
         def finish() -> None:
             result.write_text(json.dumps({**count.result(), "seed": seed, "wanted": executions}))
+            shutil.rmtree(folder, ignore_errors=True)  # libFuzzer ends the process as it stands
 
         if engine == "seeded":
             _seeded(count, reader.mutate, seeds, Random(f"{seed} {name}"))
