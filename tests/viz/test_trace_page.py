@@ -129,7 +129,7 @@ def test_real_keys_move_and_the_address_leads_back(visit, traced):
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     here, title = page.evaluate("window.minifocal.detail.step"), page.locator("h2").first.inner_text()
-    page.wait_for_function("() => location.hash.length > 20")
+    page.wait_for_function("n => location.hash === `#${window.minifocal.steps[n].slug}`", arg=here)
     address = page.evaluate("location.hash")
     _, again = ready(visit, path, address)
     assert again.evaluate("window.minifocal.detail.step") == here
