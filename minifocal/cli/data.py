@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Download what is not there yet, with a bar per file."""
+    apart = args.folder is not None and len(args.names) > 1  # their files may have the same names
     for name in args.names:
         bars: dict[str, tqdm] = {}
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             bars[file].update(done - bars[file].n)
 
         try:
-            folder = fetch(name, args.folder / name if args.folder and len(args.names) > 1 else args.folder, progress)
+            folder = fetch(name, args.folder / name if apart else args.folder, progress)
         finally:
             for bar in bars.values():
                 bar.close()

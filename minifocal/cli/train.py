@@ -348,9 +348,11 @@ def _build(settings: dict[str, Any], data: Dataset, execution: dict[str, Any]) -
 def _check_free(folder: Path) -> None:
     if holds_checkpoint(folder):
         raise InputError(f"{folder} holds a run already; add --resume to go on with it, or choose another --out")
-    for name in (*HF_FILES, CONFIG):
-        if (folder / name).exists() and not (name == CONFIG and _is_of_a_run(folder / CONFIG)):
-            raise InputError(f"{folder} holds {name}, which is not of a run; choose another --out")
+    foreign = [name for name in HF_FILES if (folder / name).exists()]
+    if (folder / CONFIG).exists() and not _is_of_a_run(folder / CONFIG):
+        foreign.append(CONFIG)
+    if foreign:
+        raise InputError(f"{folder} holds {foreign[0]}, which is not of a run; choose another --out")
 
 
 def _is_of_a_run(path: Path) -> bool:
