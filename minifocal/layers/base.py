@@ -1,6 +1,6 @@
 """What every layer is: parameters with a name, a forward pass, and a backward pass that adds to their gradients."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any
 
@@ -29,6 +29,18 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter(shape={tuple(self.data.shape)}, dtype={self.data.dtype})"
+
+
+class _NoGradientYet:
+    """The start of a sum: the first gradient that is added takes its place, and no zeros are written or read."""
+
+    def __iadd__(self, gradient: Array) -> Array:
+        return gradient
+
+
+def without_gradient(parameter: Parameter) -> Parameter:
+    """Give a parameter over the same values, whose gradient begins with the first one that is added."""
+    return Parameter(parameter.data, _NoGradientYet())
 
 
 class Layer:
@@ -101,7 +113,9 @@ class Layer:
         for parameter in self.parameters():
             parameter.grad[...] = 0
 
-    def replica(self, made: dict[int, Any] | None = None) -> "Layer":
+    def replica(
+        self, made: dict[int, Any] | None = None, parameter: Callable[[Parameter], Parameter] = without_gradient
+    ) -> "Layer":
         """Give the same layers over the same values, with gradients of their own, which begin with the first one added.
 
         One for each thread lets threads share a model. It is for one step: what is set on this layer later does not
@@ -109,11 +123,12 @@ class Layer:
 
         Args:
             made: parameters and layers that have a replica already, by identity: what is shared stays shared.
+            parameter: makes what stands for a parameter there.
         """
         made = {} if made is None else made
         twin = made[id(self)] = copy(self)
         for name, value in vars(self).items():
-            setattr(twin, name, _replica(value, made))
+            setattr(twin, name, _replica(value, made, parameter))
         return twin
 
     def check_input(self, x: Array) -> None:
@@ -173,22 +188,13 @@ class Layer:
             yield from _named(name, value)
 
 
-class _NoGradientYet:
-    """The start of a sum: the first gradient that is added takes its place, and no zeros are written or read."""
-
-    def __iadd__(self, gradient: Array) -> Array:
-        return gradient
-
-
-def _replica(value: Any, made: dict[int, Any]) -> Any:
+def _replica(value: Any, made: dict[int, Any], parameter: Callable[[Parameter], Parameter]) -> Any:
     if isinstance(value, Parameter | Layer):
         if id(value) not in made:
-            made[id(value)] = (
-                Parameter(value.data, _NoGradientYet()) if isinstance(value, Parameter) else value.replica(made)
-            )
+            made[id(value)] = parameter(value) if isinstance(value, Parameter) else value.replica(made, parameter)
         return made[id(value)]
     if isinstance(value, list | tuple):
-        items = [_replica(item, made) for item in value]
+        items = [_replica(item, made, parameter) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 

@@ -105,8 +105,8 @@ def test_replicas_that_are_not_watched_would_be_seen(two_threads, monkeypatch):
     """The test itself: a check that is bound to the layers of the model alone hears nothing of a step in threads."""
     model, right = build("focal", ops=list_ops()[1]), Layer.replica
 
-    def forgetful(layer, made=None):
-        twin = right(layer, made)
+    def forgetful(layer, *args, **options):
+        twin = right(layer, *args, **options)
         twin.__class__ = next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("minifocal.")
                               and kind.__name__ == type(layer).__name__ and "forward" in vars(kind))  # fmt: skip
         return twin
