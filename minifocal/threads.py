@@ -26,16 +26,38 @@ LEAST_WORK = 2**16
 _inside = ContextVar("_inside", default=False)  # whether this code is a thread's share already
 
 
+_sharing = [1]  # how many processes share the cores
+
+
+def affinity() -> frozenset[int]:
+    """Give the numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
 def core_count() -> int:
     """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(affinity())
 
 
 @cache
 def thread_count() -> int:
     """Count the threads to compute with: one for each core, or what the environment asked for at the start."""
     asked = [int(os.environ[name]) for name in THREAD_VARIABLES if os.environ.get(name, "").isdecimal()]
-    return max(1, min([core_count(), *asked]))
+    return max(1, min([core_count() // _sharing[0], *asked]))
+
+
+def share_cores(processes: int) -> None:
+    """Leave to each of several processes that compute on the same cores its part of them: before the first computation.
+
+    Args:
+        processes: how many they are, this one among them.
+    """
+    _sharing[0] = processes
+    thread_count.cache_clear()
+    if processes > 1:
+        _blas_controller().limit(limits=thread_count(), user_api="blas")
 
 
 def run_together(tasks: Sequence[Callable[[], T]]) -> list[T]:

@@ -27,8 +27,7 @@ from minifocal.cli import (
     trace,
     train,
 )
-from minifocal.errors import InputError
-from minifocal.training.trainer import TrainingError
+from minifocal.cli.common import failure
 
 COMMANDS = {
     "train": train,
@@ -95,17 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return 128 + 13  # as a program that SIGPIPE ends
-    except KeyboardInterrupt:
-        message, status = "interrupted", 130
-    except TrainingError as error:
-        message, status = str(error), 1
-    except InputError as error:
-        message, status = str(error), 2
-    except MemoryError as error:
-        message, status = f"not enough memory: {error}; make the network, the images or the batch smaller", 2
-    except OSError as error:
-        message, status = f"{error.strerror or error}: {error.filename or 'the output'}", 2
-        _drop_output()
+    except (KeyboardInterrupt, Exception) as error:
+        known = failure(error)
+        if known is None:
+            raise
+        message, status = known
+        if isinstance(error, OSError):
+            _drop_output()
     print(f"minifocal {args.command}: {message}", file=sys.stderr)
     return status
 

@@ -16,7 +16,9 @@ from minifocal.interop import Preprocess, Pretrained, open_pretrained
 from minifocal.interop.descriptions import read_class_names
 from minifocal.interop.resolve import UnseenFieldsError
 from minifocal.models.config import FocalNetConfig
+from minifocal.training.ranks import RanksError
 from minifocal.training.run_folder import CHECKPOINTS
+from minifocal.training.trainer import TrainingError
 
 RUNS = Path("runs")  # where train puts what has no --out
 VALIDATION_FRACTION = 0.1
@@ -177,3 +179,18 @@ def table(head: list[str], rows: list[list[str]], left: int = 1) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join(line(cells) for cells in [head, *rows])
+
+
+def failure(error: BaseException) -> tuple[str, int] | None:
+    """Give the line for a person, and the exit status, for an error that is none of the program's own; else None."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, TrainingError | RanksError):
+        return str(error), 1
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}; make the network, the images or the batch smaller", 2
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or 'the output'}", 2
+    return None

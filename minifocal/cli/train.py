@@ -3,16 +3,13 @@
 import argparse
 import json
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from minifocal.cli.common import (
     RUNS,
@@ -22,6 +19,8 @@ from minifocal.cli.common import (
     split_validation,
 )
 from minifocal.cli.live import add_live_argument, live_again, live_view
+from minifocal.cli.progress import PlainLines, ProgressBar
+from minifocal.cli.ranks import check_alike, device_of_rank, launch_command, run_together
 from minifocal.cli.recipes import Network, recipe_for
 from minifocal.cli.resume import resumed_settings
 from minifocal.data import DATASETS, Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
@@ -36,10 +35,9 @@ from minifocal.models.focalnet import FocalNet
 from minifocal.models.zoo import create_model
 from minifocal.ops import TABLES
 from minifocal.training.augment import Augmentation
-from minifocal.training.listener import Listener
 from minifocal.training.optim import OPTIMIZERS
+from minifocal.training.ranks import Ranks, RanksError
 from minifocal.training.run_folder import CONFIG, CURVES, LOCK, holds_checkpoint, remove_leftovers
-from minifocal.training.step import StepRecord, evaluate
 from minifocal.training.train_config import TrainConfig
 from minifocal.training.trainer import Trainer, TrainingError
 from minifocal.viz.pictures import draw_curves
@@ -60,9 +58,10 @@ NETWORK_OPTIONS: dict[str, tuple[Any, str]] = {
     "drop_path_rate": (float, "of the last block"),
     "init": (str, "official, glorot or lecun"),
 }
-EXECUTION_OPTIONS = ("device", "ops", "recompute_levels", "precision", "graph", "check_finite")
-"""Options of how to compute. They change nothing of what is kept with a run, so it may be resumed with others; it ends
-with the same bits only with the same (but for recompute_levels, graph and check_finite, which change none)."""
+EXECUTION_OPTIONS = ("device", "ops", "recompute_levels", "precision", "micro_batch", "graph", "check_finite")
+"""Options of how to compute. They change nothing of what is kept with a run, so it may be resumed with others, and on
+another number of ranks; it ends with the same bits only with the same (but for recompute_levels, graph and
+check_finite, which change none)."""
 
 TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "epochs": (int, "passes over the training images"),
@@ -93,6 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recompute-levels", action="store_true", help="compute focal levels twice: less memory, more time"
     )
+    parser.add_argument(
+        "--micro-batch", type=int, metavar="IMAGES", help="images at a time, gradients added up: for want of memory"
+    )
     parser.add_argument("--graph", action="store_true", help="replay a GPU's steps in one launch: for small networks")
     parser.add_argument(
         "--check-finite", action="store_true", help="name the first layer that gives infinity or NaN; takes longer"
@@ -111,31 +113,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or go on training; print the accuracy on the test images last."""
-    with live_view(args.live) as following:
-        return _run(args, following)
+    """Train, or go on training, alone or with other ranks; print the accuracy on the test images last."""
+    return run_together(args.command, lambda ranks: _run(args, ranks))
 
 
-def _run(args: argparse.Namespace, following: Callable[[Trainer], AbstractContextManager[None]]) -> int:
-    folder, settings = resumed_settings(args, EXECUTION_OPTIONS) if args.resume else _new_settings(args)
+def _run(args: argparse.Namespace, ranks: Ranks) -> int:
+    check_alike(args, ranks)
+    with live_view(args.live if ranks.is_first else None) as following:
+        return _train(args, ranks, following)
+
+
+def _train(args: argparse.Namespace, ranks: Ranks, following: Callable[[Trainer], AbstractContextManager[None]]) -> int:
+    folder, settings = ranks.from_first(
+        lambda: resumed_settings(args, EXECUTION_OPTIONS) if args.resume else _new_settings(args)
+    )
     execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS}
+    execution["device"] = device_of_rank(args.device, ranks)
     try:
-        trainer, splits = _make_trainer(folder, settings, execution)
+        trainer, splits = _make_trainer(folder, settings, execution, ranks)
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         if not args.resume or isinstance(error, InputError):
             raise
         raise InputError(f"{folder / CONFIG} is not a configuration that minifocal train wrote: {error!r}") from error
-    with only_one(folder / LOCK, str(folder)) as alone:
-        if alone:
-            remove_leftovers(folder)
-        _begin(trainer, folder, settings, args.resume)
-        _announce(trainer, splits)
+    with ExitStack() as held:
+        ranks.from_first(lambda: _begin(trainer, folder, settings, args.resume, held))
+        _announce(trainer, splits, folder)
         title = f"{splits.name}, {settings['network'].get('model') or settings['network']['modulation']}"
-        return _fit(args, trainer, splits, title, following)
+        return _fit(args, trainer, splits, folder, title, following)
 
 
-def _begin(trainer: Trainer, folder: Path, settings: dict[str, Any], resumed: bool) -> None:
-    """Go on from the last checkpoint, or from none; keep the settings beside it."""
+def _begin(trainer: Trainer, folder: Path, settings: dict[str, Any], resumed: bool, held: ExitStack) -> None:
+    """Take the folder; go on from the last checkpoint, or from none; keep the settings beside it."""
+    if held.enter_context(only_one(folder / LOCK, str(folder))):
+        remove_leftovers(folder)
     message = None
     if not resumed:
         _check_free(folder)
@@ -152,44 +162,48 @@ def _fit(
     args: argparse.Namespace,
     trainer: Trainer,
     splits: Splits,
+    folder: Path,
     title: str,
     following: Callable[[Trainer], AbstractContextManager[None]],
 ) -> int:
     """Train to the end, or until it is stopped; give the exit status."""
-    assert trainer.folder is not None
-    resume = _resume_command(trainer.folder, args)
+    ranks = trainer.ranks
+    resume = _resume_command(folder, args, ranks)
     try:
         with following(trainer):
             finished = trainer.fit()
     except KeyboardInterrupt:
         print(f"stopped at once; the last checkpoint stands, go on with: {resume}")
+        if ranks.size > 1:
+            raise
         return 130
     except TrainingError as error:
         if args.check_finite:
             raise
-        closer = _resume_command(trainer.folder, args, graph=False, check_finite=True)
+        closer = _resume_command(folder, args, ranks, graph=False, check_finite=True)
         raise TrainingError(f"{error}: {closer}") from error
-    except InputError as error:
-        if not holds_checkpoint(trainer.folder):
+    except (InputError, RanksError) as error:
+        if not holds_checkpoint(folder):
             raise
-        raise InputError(f"{error}; the last checkpoint stands, go on with: {resume}") from error
-    draw_curves(trainer.history, trainer.folder / CURVES, title=title)
+        raise type(error)(f"{error}; the last checkpoint stands, go on with: {resume}") from error
+    if ranks.is_first:
+        draw_curves(trainer.history, folder / CURVES, title=title)
     if not finished:
         print(f"stopped and saved; go on with: {resume}")
         return 128 + (trainer.stopped_by or signal.SIGINT)
     if args.device != "cpu":
         print(f"peak memory of the GPU {gpu.pool_bytes() / 2**20:.0f} MiB")
-    if len(splits.train) <= BASELINE_IMAGES:
+    if ranks.is_first and len(splits.train) <= BASELINE_IMAGES:
         print(f"one nearest neighbour {100 * nearest_neighbour_accuracy(splits.train, splits.test):.2f} %")
-    accuracy = evaluate(trainer.model, splits.test, trainer.standardize).accuracy
-    print(f"test accuracy {100 * accuracy:.2f} %")
+    print(f"test accuracy {100 * trainer.evaluate(splits.test).accuracy:.2f} %")
     return 0
 
 
-def _resume_command(folder: Path, args: argparse.Namespace, **changes: bool) -> str:
+def _resume_command(folder: Path, args: argparse.Namespace, ranks: Ranks, **changes: bool) -> str:
     """Give the command that goes on with a run: with the options of how to compute, which are not kept with it."""
     execution = {name: getattr(args, name) for name in EXECUTION_OPTIONS} | changes
-    return f"minifocal train --resume --out {shlex.quote(str(folder))}{_given(execution)}{live_again(args.live)}"
+    command = f"{launch_command(ranks)}minifocal train --resume --out {shlex.quote(str(folder))}"
+    return f"{command}{_given(execution)}{live_again(args.live)}"
 
 
 def _given(execution: dict[str, Any]) -> str:
@@ -199,74 +213,11 @@ def _given(execution: dict[str, Any]) -> str:
         options["--ops"] = execution["ops"]
     if execution["precision"] != "float32":
         options["--precision"] = execution["precision"]
+    if execution["micro_batch"] is not None:
+        options["--micro-batch"] = execution["micro_batch"]
     text = "".join(f" {name} {value}" for name, value in options.items())
     switches = ("recompute_levels", "graph", "check_finite")
     return text + "".join(f" --{name.replace('_', '-')}" for name in switches if execution[name])
-
-
-class ProgressBar(Listener):
-    """A bar of images with loss, accuracy, images/s and time left, for a terminal."""
-
-    def on_start(self, trainer: Trainer) -> None:
-        """Draw the bar, as far as the run has come."""
-        images, progress = len(trainer.train), trainer.progress
-        self.epochs, self.steps_per_epoch = trainer.config.epochs, trainer.steps_per_epoch
-        self.validation = ""
-        columns, lines = shutil.get_terminal_size()  # tqdm draws nothing where a terminal says that it has no size
-        self.bar = tqdm(
-            total=self.epochs * images,
-            initial=progress.epoch * images + min(progress.step * trainer.config.batch_size, images),
-            unit=" img",
-            file=sys.stderr,
-            ncols=columns,
-            nrows=lines,
-            bar_format="{desc} {percentage:3.0f}% |{bar:4}| {rate_fmt}, {remaining} left{postfix}",
-        )
-
-    def on_step(self, step: int, total: int, record: StepRecord, images: int) -> None:
-        """Move the bar."""
-        epoch = (step - 1) // self.steps_per_epoch + 1
-        self.bar.set_description_str(f"epoch {epoch}/{self.epochs}", refresh=False)
-        self._show(f"loss {record.loss:.2f}, {100 * record.accuracy:.0f} %{self.validation}")
-        self.bar.update(images)
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        """Show the validation accuracy from now on."""
-        self.validation = f", val {100 * record['val_accuracy']:.1f} %"
-        self._show(f"loss {record['train_loss']:.2f}, {100 * record['train_accuracy']:.0f} %{self.validation}")
-        self.bar.refresh()
-
-    def on_message(self, message: str) -> None:
-        """Print above the bar."""
-        self.bar.write(message, file=sys.stderr)
-
-    def on_end(self) -> None:
-        """Leave the bar as it is."""
-        self.bar.close()
-
-    def _show(self, text: str) -> None:
-        self.bar.set_postfix_str(text, refresh=False)
-
-
-class PlainLines(Listener):
-    """A line an epoch, for files and pipes."""
-
-    def on_start(self, trainer: Trainer) -> None:
-        """Remember how many epochs there are."""
-        self.epochs = trainer.config.epochs
-
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        """Print the epoch's line."""
-        print(
-            f"epoch {record['epoch']:>3}/{self.epochs}  loss {record['train_loss']:.4f}  "
-            f"accuracy {100 * record['train_accuracy']:6.2f} %  validation {100 * record['val_accuracy']:6.2f} %  "
-            f"{record['images_per_second']:.0f} images/s",
-            flush=True,
-        )
-
-    def on_message(self, message: str) -> None:
-        """Print to standard error."""
-        print(message, file=sys.stderr)
 
 
 def _new_settings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
@@ -305,7 +256,9 @@ def _training(args: argparse.Namespace, recipe: TrainConfig, seed: int) -> Train
     return replace(recipe, **given, augmentation=augmentation, seed=seed)
 
 
-def _make_trainer(folder: Path, settings: dict[str, Any], execution: dict[str, Any]) -> tuple[Trainer, Splits]:
+def _make_trainer(
+    folder: Path, settings: dict[str, Any], execution: dict[str, Any], ranks: Ranks
+) -> tuple[Trainer, Splits]:
     splits = load_splits(**settings["data"])
     train, validation = split_validation(splits)
     trainer = Trainer(
@@ -314,10 +267,12 @@ def _make_trainer(folder: Path, settings: dict[str, Any], execution: dict[str, A
         validation,
         Standardize.fit(train),
         TrainConfig.from_dict(settings["training"]),
-        folder=folder,
+        folder=folder if ranks.is_first else None,
         meta={"data": settings["data"], "settings": settings},
-        listener=ProgressBar() if on_terminal() else PlainLines(),
+        listener=None if not ranks.is_first else ProgressBar() if on_terminal() else PlainLines(),
         graph=execution["graph"],
+        micro_batch=execution["micro_batch"],
+        ranks=ranks,
         check_finite=execution["check_finite"],
     )
     return trainer, splits
@@ -325,7 +280,7 @@ def _make_trainer(folder: Path, settings: dict[str, Any], execution: dict[str, A
 
 def _build(settings: dict[str, Any], data: Dataset, execution: dict[str, Any]) -> FocalNet:
     options = {"seed": settings["seed"], "dtype": settings["dtype"], **execution}
-    del options["graph"], options["check_finite"]  # how to train, not what to build
+    del options["graph"], options["micro_batch"], options["check_finite"]  # how to train, not what to build
     if "model" not in settings:
         network = {**settings["network"], "layers": tuple(settings["network"]["layers"])}
         return Network(**network).build(settings["modulation"], data, **options)
@@ -373,7 +328,7 @@ def _free_folder(folder: Path) -> Path:
     return free
 
 
-def _announce(trainer: Trainer, splits: Splits) -> None:
+def _announce(trainer: Trainer, splits: Splits, folder: Path) -> None:
     counts = len(trainer.train), len(trainer.validation), len(splits.test)
     print(f"data: {splits.name}, {splits.note}")
     print("images: {} to train, {} to validate, {} to test".format(*counts))
@@ -387,7 +342,9 @@ def _announce(trainer: Trainer, splits: Splits) -> None:
         f"dims {'-'.join(map(str, config.dims))}, depths {'-'.join(map(str, config.depths))}, "
         f"levels {'-'.join(map(str, config.focal_levels))}, on {model.device}{rounded}"
     )
-    print(f"folder: {trainer.folder}", flush=True)
+    if trainer.ranks.size > 1:
+        print(f"ranks: {', '.join(trainer.ranks.names)}")
+    print(f"folder: {folder}", flush=True)
 
 
 def _integers(text: str) -> tuple[int, ...]:

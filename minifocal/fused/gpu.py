@@ -211,6 +211,42 @@ def keep(array: Array) -> None:
         _kept[-1].append(array)
 
 
+# Several processes, each with a device of its own
+
+
+def has_nccl() -> bool:
+    """Whether CuPy has NCCL, which sums over devices."""
+    return bool(import_cupy().cuda.nccl.available)
+
+
+class Nccl:
+    """Sums over the devices of several processes, in a stream of their own, beside the computation.
+
+    Args:
+        size: how many processes there are; MPI has started them. rank: of this one.
+    """
+
+    def __init__(self, size: int, rank: int) -> None:
+        from cupyx.distributed import init_process_group
+
+        self.group = init_process_group(size, rank, use_mpi=True)
+        self.stream = import_cupy().cuda.Stream(non_blocking=True)
+
+    def start_sum(self, array: Array) -> None:
+        """Begin to sum a contiguous array in place, once what the current stream has to do so far is done."""
+        self.stream.wait_event(import_cupy().cuda.get_current_stream().record())
+        self.group.all_reduce(array, array, stream=self.stream)
+
+    def finish(self) -> None:
+        """Let what the current stream does from now on wait for all sums that have begun."""
+        import_cupy().cuda.get_current_stream().wait_event(self.stream.record())
+
+
+def synchronize() -> None:
+    """Wait until all work of the current stream is done."""
+    import_cupy().cuda.get_current_stream().synchronize()
+
+
 # Measuring
 
 

@@ -30,7 +30,7 @@ class StepGraph:
 
     Args:
         model: to train, on a GPU; it must stay there. optimizer: made for it.
-        label_smoothing, clip_norm, scaler: as in train_step.
+        label_smoothing, clip_norm, scaler, micro_batch: as in train_step.
     Raises:
         InputError: the model is not on a GPU, or computes with another table than "cuda": the readable functions bring
             numbers from the host (CuPy's `stack` of many arrays brings their addresses), which a replay would not.
@@ -44,6 +44,7 @@ class StepGraph:
         label_smoothing: float = 0.0,
         clip_norm: float | None = None,
         scaler: LossScaler | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         device = device_of(next(model.parameters()).data)
         if device == "cpu":
@@ -55,6 +56,7 @@ class StepGraph:
             "label_smoothing": label_smoothing,
             "clip_norm": clip_norm,
             "scaler": scaler,
+            "micro_batch": micro_batch,
         }
         self.recorder = gpu.Recorder()
         self._draws: dict[Any, list[tuple[int, ...]]] = {}  # by size of the batch: shapes that a step draws

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from minifocal.arrays import Array, Generator, as_floats, as_numpy, beside, get_array_module
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
 from minifocal.errors import InputError
 from minifocal.layers.base import Layer
+from minifocal.training.distributed import GradientExchange
 from minifocal.training.loss_scale import LossScaler
 from minifocal.training.optim import Optimizer, clip_gradients
+from minifocal.training.ranks import ALONE, Ranks
 from minifocal.training.shards import loss_and_gradients
 
 
@@ -69,6 +73,9 @@ def train_step(
     label_smoothing: float = 0.0,
     clip_norm: float | None = None,
     scaler: LossScaler | None = None,
+    micro_batch: int | None = None,
+    weight: float = 1.0,
+    exchange: GradientExchange | None = None,
 ) -> StepRecord:
     """Make one step: forward, loss, backward, update.
 
@@ -78,9 +85,22 @@ def train_step(
         rng: source of drop path and dropout; None drops nothing.
         label_smoothing: of the loss. clip_norm: largest norm of all gradients together; None does not clip.
         scaler: made for the model, where it computes in float16; it may skip the update.
+        micro_batch: how many images a thread, or a device, computes at a time at most, their gradients added up; None
+            lets the network choose.
+        weight, exchange: where these images are a part of a batch whose rest other ranks have: the part's weight, and
+            what sums the gradients. The record is then of the whole batch.
     """
     outcome = step_gradients(
-        model, images, labels, rng, label_smoothing=label_smoothing, clip_norm=clip_norm, scaler=scaler
+        model,
+        images,
+        labels,
+        rng,
+        label_smoothing=label_smoothing,
+        clip_norm=clip_norm,
+        scaler=scaler,
+        micro_batch=micro_batch,
+        weight=weight,
+        exchange=exchange,
     )
     optimizer.step(outcome.skip)
     return StepRecord(outcome.loss, outcome.accuracy)
@@ -103,14 +123,32 @@ def step_gradients(
     label_smoothing: float,
     clip_norm: float | None,
     scaler: LossScaler | None,
+    micro_batch: int | None = None,
+    weight: float = 1.0,
+    exchange: GradientExchange | None = None,
 ) -> StepOutcome:
     """Do all of a step but its update; arguments as for train_step."""
     scale = None if scaler is None else scaler.scale
-    loss, logits = loss_and_gradients(model, images, labels, rng, label_smoothing, scale)
+    if exchange is not None:
+        exchange.begin()
+    loss, logits = loss_and_gradients(
+        model,
+        images,
+        labels,
+        rng,
+        label_smoothing,
+        scale,
+        weight=weight,
+        micro_batch=micro_batch,
+        completed=None if exchange is None else exchange.complete,
+    )
+    accuracy = (logits.argmax(axis=1) == labels).mean()
+    if exchange is not None:
+        loss, accuracy = exchange.finish([loss, accuracy * weight])
     skip = None if scaler is None else scaler.unscale(model)
     if clip_norm is not None:
         clip_gradients(model, clip_norm)
-    return StepOutcome(loss, (logits.argmax(axis=1) == labels).mean(), skip)
+    return StepOutcome(loss, accuracy, skip)
 
 
 class Evaluation(NamedTuple):
@@ -127,6 +165,7 @@ def evaluate(
     standardize: Standardize,
     batch_size: int = 256,
     progress: Callable[[int], object] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Measure a model on a whole dataset, without dropping or augmenting.
 
@@ -134,12 +173,15 @@ def evaluate(
         model: images to logits. dataset: what to measure on.
         standardize: as in training. batch_size: images at a time; it changes the memory, not the result.
         progress: called with the number of images of each batch that is done.
+        ranks: who measures together, each on its part; all get the same.
     Raises:
         InputError: the model has another number of classes than the dataset.
     """
     sizes, losses, predictions = [], [], []  # on the model's device until the end: looking would wait for it
-    for batch in batch_indices(len(dataset), batch_size):
-        images, labels = load_batch(model, dataset, standardize, dataset.images[batch], dataset.labels[batch])
+    mine = ranks.share(len(dataset))
+    own_labels = dataset.labels[mine]
+    for batch in batch_indices(len(own_labels), batch_size) if len(own_labels) else ():
+        images, labels = load_batch(model, dataset, standardize, dataset.images[mine][batch], own_labels[batch])
         logits = model(images)
         if logits.shape[1] != dataset.num_classes:
             raise InputError(f"the model has {logits.shape[1]} classes, but the data has {dataset.num_classes}")
@@ -150,12 +192,13 @@ def evaluate(
         if progress is not None:
             progress(len(batch))
     loss_sum = sum(loss * size for loss, size in zip(as_floats(losses), sizes, strict=True))
-    guesses = as_numpy(get_array_module(*predictions).concatenate(predictions))
-    confusion = [[0] * dataset.num_classes for _ in range(dataset.num_classes)]
-    for label, guess in zip(dataset.labels.tolist(), guesses.tolist(), strict=True):
-        confusion[label][guess] += 1
-    right = sum(confusion[label][label] for label in range(dataset.num_classes))
-    return Evaluation(loss_sum / len(dataset), right / len(dataset), confusion)
+    confusion = np.zeros((dataset.num_classes, dataset.num_classes))
+    if predictions:
+        guesses = as_numpy(get_array_module(*predictions).concatenate(predictions))
+        np.add.at(confusion, (own_labels, guesses), 1)
+    loss_sum, *counts = ranks.sum(np.array([loss_sum, *confusion.reshape(-1)])).tolist()
+    confusion = np.array(counts).reshape(confusion.shape)
+    return Evaluation(loss_sum / len(dataset), float(confusion.trace() / len(dataset)), confusion.astype(int).tolist())
 
 
 def load_batch(

@@ -2,73 +2,40 @@
 
 import json
 import math
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from minifocal.arrays import Generator, as_floats, is_on_host, overflow_is_looked_for, random_generator
 from minifocal.data.dataset import Dataset, Standardize, batch_indices
-from minifocal.errors import InputError, is_integer, is_real
+from minifocal.errors import InputError, check_integer
 from minifocal.files import atomic_link, saving, write_bytes
 from minifocal.layers.base import Layer
 from minifocal.layers.finite import NotFiniteError, check_finite
-from minifocal.training.checkpoint import MOST_STEPS, save_checkpoint
+from minifocal.training.checkpoint import save_checkpoint
+from minifocal.training.distributed import BatchDraws, GradientExchange, part_of_batch
+from minifocal.training.fingerprint import check_same, digest, fingerprint
 from minifocal.training.graphs import StepGraph
 from minifocal.training.listener import Listener
 from minifocal.training.loss_scale import LossScaler
+from minifocal.training.progress import Progress
+from minifocal.training.ranks import ALONE, Ranks
 from minifocal.training.run_folder import BEST, LAST, METRICS, keep_previous, newest_checkpoint
 from minifocal.training.schedule import WarmupCosine
-from minifocal.training.step import StepRecord, evaluate, fetch_records, load_batch, train_step
+from minifocal.training.signals import first_signal
+from minifocal.training.step import Evaluation, StepRecord, evaluate, fetch_records, load_batch, train_step
 from minifocal.training.train_config import TrainConfig
 
-RECORD = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second")
-"""What is kept of each epoch."""
 FETCH_EVERY = 16
 """Steps on a device between two looks at what they came to: each look waits for it."""
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says what to try."""
-
-
-@dataclass
-class _Progress:
-    """Where a run stands; with the arrays, all there is to resume from."""
-
-    epoch: int = 0  # epochs finished
-    step: int = 0  # steps finished in the epoch under way
-    loss_sum: float = 0.0  # over the images of the epoch under way
-    right: int = 0
-    seconds: float = 0.0  # of the epoch under way
-    history: list[dict[str, Any]] = field(default_factory=list)
-    rng_state: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, values: Any, rng: Generator) -> "_Progress":
-        """Read what `asdict` gave, out of a file that may hold anything; set the generator to where it stood.
-
-        Raises:
-            ValueError, TypeError, or what else comes of values that are none of a run.
-        """
-        progress = cls(**values)
-        counts = (progress.epoch, progress.step, progress.right)
-        if not all(is_integer(count) and 0 <= count < MOST_STEPS for count in counts):
-            raise ValueError("counts must be whole numbers")
-        if not all(is_real(value) for value in (progress.loss_sum, progress.seconds)):
-            raise ValueError("sums must be numbers")
-        if len(progress.history) != progress.epoch:
-            raise ValueError("expected a record of every epoch")
-        for number, record in enumerate(progress.history, start=1):
-            if record.keys() != set(RECORD) or not all(map(is_real, record.values())) or record["epoch"] != number:
-                raise ValueError(f"epoch {number} has a record of another kind")
-        rng.bit_generator.state = progress.rng_state
-        return progress
 
 
 class Trainer:
@@ -88,11 +55,16 @@ class Trainer:
         meta: stored in every checkpoint beside progress, class names, scaling of pixels and configuration.
         listener: hears of every step and epoch.
         graph: replay each step in one launch, as StepGraph does; for a small model on a GPU.
+        micro_batch: how many images a thread, or a device, computes at a time at most, their gradients added up; None
+            lets the network choose. It changes the memory, and the numbers but for rounding not.
+        ranks: who trains together: as many processes as there are each call this with the same arguments, but for the
+            folder, which the first alone has; each computes its part of every batch. The model may be of any seed: all
+            begin with the first one's.
         check_finite: look at every number that a layer makes, as `check_finite` does, and end at the first that is
             not finite; in float16, where gradients may overflow, on the way forward alone. It changes no bit.
     Raises:
-        InputError: a graph for a model that StepGraph refuses, or together with check_finite, a batch larger than the
-            data, a warm-up as long as the training, images that do not fit.
+        InputError: a graph for a model that StepGraph refuses, or together with check_finite or other ranks, a batch
+            larger than the data, a warm-up as long as the training, images that do not fit.
     """
 
     def __init__(
@@ -107,8 +79,14 @@ class Trainer:
         meta: dict[str, Any] | None = None,
         listener: Listener | None = None,
         graph: bool = False,
+        micro_batch: int | None = None,
+        ranks: Ranks = ALONE,
         check_finite: bool = False,
     ) -> None:
+        if micro_batch is not None:
+            check_integer("micro_batch", micro_batch, at_least=1)
+        if graph and ranks.size > 1:
+            raise InputError("a graph replays a step of one process: leave it out where several train together")
         if graph and check_finite:
             raise InputError(
                 "a graph replays a whole step, and check_finite looks at each layer: leave one of them out"
@@ -129,10 +107,13 @@ class Trainer:
             "label_smoothing": config.label_smoothing,
             "clip_norm": config.clip_norm or None,
             "scaler": self.scaler,
+            "micro_batch": micro_batch,
         }
+        self.ranks = ranks
+        self._exchange = GradientExchange(model, ranks) if ranks.size > 1 else None
         self._graph = StepGraph(model, self.optimizer, **self._step_options) if graph else None
         self.rng = random_generator(config.seed, 1)
-        self.progress = _Progress()
+        self.progress = Progress()
         self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
         total = self.steps_per_epoch * config.epochs
         warmup = min(50, total // 10) if config.warmup_steps is None else config.warmup_steps
@@ -175,13 +156,28 @@ class Trainer:
         self._stop, self.stopped_by = False, None
         self.listener.on_start(self)
         try:
-            with self._stop_on_signals(), overflow_is_looked_for(), self._look_into_layers():
+            with first_signal(self._ask_to_stop), overflow_is_looked_for(), self._look_into_layers():
+                self._begin_together()
                 self._save()
-                while not self.finished and not self._stop:
+                while not self.finished and not self.ranks.any(self._stop):
                     self._epoch()
         finally:
             self.listener.on_end()
         return self.finished
+
+    def _ask_to_stop(self, number: int) -> None:
+        self._stop, self.stopped_by = True, number
+
+    def _begin_together(self) -> None:
+        """Refuse ranks that train something else; let all begin where the first one stands."""
+        if self.ranks.size == 1:
+            return
+        check_same(self.ranks, fingerprint(self.model, self.train, self.validation, self._identity()))
+        states = [self.model.state_dict(), self.optimizer.state_dict()]
+        states += [] if self.scaler is None else [self.scaler.state_dict()]
+        self.ranks.broadcast([array for state in states for array in state.values()])
+        standing = self.progress, self.rng.bit_generator.state, self.optimizer.steps
+        self.progress, self.rng.bit_generator.state, self.optimizer.steps = self.ranks.from_first(lambda: standing)
 
     def resume(self) -> str | None:
         """Go on from the last checkpoint in the folder; from the one before, or the best one, where it is damaged.
@@ -205,7 +201,7 @@ class Trainer:
                 )
         rng = random_generator(self.config.seed, 1)
         try:
-            progress = _Progress.read(checkpoint.meta["progress"], rng)
+            progress = Progress.read(checkpoint.meta["progress"], rng)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{checkpoint.path} holds no run to resume: {error}") from error
         checkpoint.restore(self.model, self.optimizer, self.scaler)
@@ -239,7 +235,7 @@ class Trainer:
             if ends or self._stop or len(self._pending) >= self._fetch_every:
                 self._settle()
             progress.seconds = time.perf_counter() - started
-            if self._stop and not ends:
+            if not ends and self.ranks.any(self._stop):
                 self._check_parameters()
                 self._save()
                 return
@@ -247,12 +243,18 @@ class Trainer:
 
     def _step(self, batch: Any) -> None:
         progress, config = self.progress, self.config
-        pixels = config.augmentation(self.train.images[batch], self.rng)
-        images, labels = load_batch(self.model, self.train, self.standardize, pixels, self.train.labels[batch])
+        draws: Any = self.rng
+        own, weight = batch, 1.0
+        if self._exchange is not None:
+            part, weight = part_of_batch(self.ranks, len(batch))
+            draws, own = BatchDraws(self.rng, len(batch), part), batch[part]
+        pixels = config.augmentation(self.train.images[own], draws)
+        images, labels = load_batch(self.model, self.train, self.standardize, pixels, self.train.labels[own])
         step = progress.epoch * self.steps_per_epoch + progress.step
         self.optimizer.lr = self.schedule(step)
         if self._graph is None:
-            record = train_step(self.model, self.optimizer, images, labels, self.rng, **self._step_options)
+            together = {"weight": weight, "exchange": self._exchange, **self._step_options}
+            record = train_step(self.model, self.optimizer, images, labels, draws, **together)
         else:
             record = self._graph(images, labels, self.rng)
         self._pending.append((step + 1, record, len(batch)))
@@ -269,7 +271,9 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         progress, count = self.progress, len(self.train)
-        validation = evaluate(self.model, self.validation, self.standardize)
+        if self.ranks.size > 1:
+            check_same(self.ranks, {"weights": digest(self.model.state_dict().values())})
+        validation = self.evaluate(self.validation)
         self._check_finite(validation.loss)
         record = {
             "epoch": progress.epoch + 1,
@@ -290,6 +294,10 @@ class Trainer:
         self._save()
         self.listener.on_epoch(record)
         self._warn_at_chance(record)
+
+    def evaluate(self, dataset: Dataset) -> Evaluation:
+        """Measure the model on a dataset, all ranks together."""
+        return evaluate(self.model, dataset, self.standardize, ranks=self.ranks)
 
     @contextmanager
     def _look_into_layers(self) -> Iterator[None]:
@@ -346,31 +354,6 @@ class Trainer:
 
     def _order(self, epoch: int) -> Generator:
         return random_generator(self.config.seed, 0, epoch)
-
-    @contextmanager
-    def _stop_on_signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C, or a scheduler's SIGTERM, into a wish to stop after the step; leave a second one."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        # Left alone is what was set outside Python, and what is ignored, as Ctrl-C is in a script's background.
-        before = {number: handler for number, handler in before.items() if handler not in (None, signal.SIG_IGN)}
-        if threading.current_thread() is not threading.main_thread():
-            yield  # whoever runs the main thread sees to signals
-            return
-
-        def put_back() -> None:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-        def ask_to_stop(number: int, frame: Any) -> None:
-            self._stop, self.stopped_by = True, number
-            put_back()
-
-        for number in before:
-            signal.signal(number, ask_to_stop)
-        try:
-            yield
-        finally:
-            put_back()
 
 
 def _goodness(record: dict[str, Any]) -> tuple[float, float]:

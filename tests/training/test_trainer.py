@@ -15,9 +15,10 @@ from minifocal.data import Dataset, Standardize, digits_splits
 from minifocal.errors import InputError
 from minifocal.models.config import MODULATION_NAMES
 from minifocal.training.augment import Augmentation
+from minifocal.training.progress import Progress
 from minifocal.training.run_folder import LAST
 from minifocal.training.train_config import TrainConfig
-from minifocal.training.trainer import Listener, Trainer, TrainingError, _Progress, evaluate, train_step
+from minifocal.training.trainer import Listener, Trainer, TrainingError, evaluate, train_step
 
 CLOCK = ("seconds", "images_per_second")
 
@@ -367,9 +368,9 @@ def test_progress_that_is_none_is_refused_and_the_generator_stays(changes, messa
     rng = np.random.default_rng(5)
     stood = rng.bit_generator.state
     with pytest.raises(ValueError, match=message):
-        _Progress.read({**values, **changes}, rng)
+        Progress.read({**values, **changes}, rng)
     assert rng.bit_generator.state == stood
-    assert _Progress.read(values, rng).epoch == 1
+    assert Progress.read(values, rng).epoch == 1
     assert rng.bit_generator.state == values["rng_state"]
 
 

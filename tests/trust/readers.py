@@ -133,7 +133,7 @@ def _run_config() -> Read:
 
     Path("run").mkdir()
     options = {"resume": True, "out": Path("run"), "live": None, "graph": False, "recompute_levels": False}
-    options |= {"check_finite": False}
+    options |= {"check_finite": False, "micro_batch": None}
     args = argparse.Namespace(**options, device="cpu", ops="reference", precision="float32", command="train", run=None)
 
     def run() -> None:
