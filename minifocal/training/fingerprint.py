@@ -32,9 +32,9 @@ def fingerprint(model: Layer, train: Dataset, validation: Dataset, settings: Any
         "code": _digest_of_code(),
         "versions": ", ".join(f"{name} {found}" for name, found in _versions().items()),
         "network": _digest_of_json(network),
-        "settings": _digest_of_json(settings),
         "training images": digest([train.images, train.labels]),
         "validation images": digest([validation.images, validation.labels]),
+        "settings": _digest_of_json(settings),
     }
 
 
