@@ -40,6 +40,8 @@ def run_together(command: str, body: Callable[[Ranks], int]) -> int:
             print(f"minifocal {command}: {message}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        if together:
+            ranks.all_fail(GRACE)  # the first one has said it
         if not together or not isinstance(error, InputError):  # sums may be under way, which MPI would wait for
             ranks.abort(status)
         return status
