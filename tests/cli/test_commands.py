@@ -262,7 +262,7 @@ def test_models_lists_all_fifteen(capsys):
 def test_doctor_names_versions_blas_and_what_is_missing(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    for word in (f"numpy {np.__version__}", "BLAS: ", "numba: ", "GPU: ", "ops: reference"):
+    for word in (f"numpy {np.__version__}", "BLAS: ", "numba: ", "GPU: ", "MPI: ", "ops: reference"):
         assert word in out
 
 

@@ -30,7 +30,8 @@ TESTS = (
     "tests/training/test_loss_scale.py", "tests/training/test_shards.py", "tests/test_config_corners.py",
     "tests/test_zoo_corners.py", "tests/test_complexity_corners.py", "tests/test_summary_corners.py",
     "tests/training/test_augment_corners.py", "tests/training/test_loss_scale_corners.py",
-    "tests/training/test_shards_corners.py",
+    "tests/training/test_shards_corners.py", "tests/distributed/test_exchange.py",
+    "tests/distributed/test_ranks_agree.py",
 )  # fmt: skip
 # Left out for the time they take; what they see, others see too.
 SLOW = (

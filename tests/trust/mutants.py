@@ -16,7 +16,8 @@ from mutant_kinds import OPERATORS, Place, Scope
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("minifocal/functional", "minifocal/layers", "minifocal/models")
-ALSO = tuple(f"minifocal/training/{name}.py" for name in ("augment", "loss_scale", "optim", "schedule", "shards"))
+TRAINING = ("augment", "distributed", "loss_scale", "optim", "schedule", "shards")
+ALSO = tuple(f"minifocal/training/{name}.py" for name in TRAINING)
 
 
 @dataclass(frozen=True)
