@@ -126,11 +126,12 @@ class GradientExchange:
 
 
 class _Bucket:
-    """Gradients in one array."""
+    """Gradients in one array; `missing` are those that are not complete yet."""
+
+    missing: int
 
     def __init__(self, parameters: list[Parameter], values: Array) -> None:
         self.parameters, self.values = parameters, values
-        self.missing = 0
 
 
 def _fill_buckets(parameters: list[Parameter], bucket_bytes: int) -> list[_Bucket]:
@@ -147,7 +148,7 @@ def _fill_buckets(parameters: list[Parameter], bucket_bytes: int) -> list[_Bucke
 
 def _make_bucket(parameters: list[Parameter]) -> _Bucket:
     first = parameters[0].data
-    step = max(1, ALIGNMENT // first.dtype.itemsize)
+    step = ALIGNMENT // first.dtype.itemsize
     places = [0, *accumulate(-(-parameter.data.size // step) * step for parameter in parameters)]
     values = beside(np.zeros(places[-1], dtype=first.dtype), first)
     for parameter, (start, _) in zip(parameters, pairwise(places), strict=True):

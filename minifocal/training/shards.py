@@ -127,8 +127,8 @@ class _Watch:
     def __init__(self, model: Layer, parts: int, completed: Completed) -> None:
         self.completed = completed
         self.lock = threading.Lock()
-        self.parameters = list(model.parameters())
-        self.missing = {key: parts * uses for key, uses in Counter(map(id, self.parameters)).items()}
+        self.parameters = {id(parameter): parameter for parameter in model.parameters()}
+        self.missing = {key: parts * uses for key, uses in Counter(map(id, model.parameters())).items()}
         self.replicas: dict[int, list[Parameter]] = defaultdict(list)
 
     def in_place(self, parameter: Parameter) -> Parameter:
@@ -143,9 +143,8 @@ class _Watch:
 
     def end(self) -> None:
         """All ways back are done: what nobody added to is complete as well."""
-        for parameter in self.parameters:
-            if self.missing[id(parameter)]:
-                self.missing[id(parameter)] = 0
+        for key, parameter in self.parameters.items():
+            if self.missing[key]:
                 self._complete(parameter)
 
     def _added(self, parameter: Parameter) -> None:

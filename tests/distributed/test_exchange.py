@@ -1,14 +1,17 @@
 """Gradients on their way: laid out in buckets, told complete at the right moment, summed while the way back runs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from small_runs import network
+from strict_array import StrictLibrary
 from thread_ranks import together
 
 from minifocal.arrays import random_generator
 from minifocal.layers.base import Layer, Parameter
 from minifocal.training import shards
-from minifocal.training.distributed import GradientExchange
+from minifocal.training.distributed import ALIGNMENT, BUCKET_BYTES, GradientExchange
 from minifocal.training.ranks import ALONE, Ranks, Sum
 from minifocal.training.shards import loss_and_gradients
 from minifocal.training.step import step_gradients
@@ -44,9 +47,11 @@ class NotedSum(Sum):
         self.ranks.polled += 1
 
 
-def test_every_gradient_lies_in_one_bucket_those_of_the_last_layers_first():
-    model = network()
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_gradient_lies_in_one_bucket_those_of_the_last_layers_first(dtype):
+    model = network(dtype=dtype)
     exchange = GradientExchange(model, ALONE, SMALL)
+    assert all((parameter.grad == 0).all() for parameter in model.parameters())
     assert len(exchange.buckets) > 5
     laid_out = [parameter for bucket in exchange.buckets for parameter in bucket.parameters]
     assert list(map(id, laid_out)) == list(map(id, model.parameters()))[::-1]
@@ -62,7 +67,33 @@ def test_every_gradient_lies_in_one_bucket_those_of_the_last_layers_first():
         parameter.grad[...] = number
     assert all((parameter.grad == number).all() for number, parameter in enumerate(laid_out))  # none lies over another
     assert exchange.bytes == sum(bucket.values.nbytes for bucket in exchange.buckets)
-    assert model.count_parameters() * 4 <= exchange.bytes <= model.count_parameters() * 4 + 12 * len(laid_out)
+    size = np.dtype(dtype).itemsize
+    count = model.count_parameters()
+    assert count * size <= exchange.bytes <= count * size + (ALIGNMENT - size) * len(laid_out)
+
+
+def parameters(*shapes, dtype="float32"):
+    """A layer that has nothing but parameters."""
+    layer = Layer()
+    layer.held = [Parameter(np.ones(shape, dtype)) for shape in shapes]
+    return layer
+
+
+def test_a_bucket_is_full_when_it_has_the_bytes():
+    for bucket_bytes, sizes in ((64, [1, 1, 1, 1, 1]), (65, [2, 2, 1]), (128, [2, 2, 1]), (1000, [5])):
+        exchange = GradientExchange(parameters(*[(4, 4)] * 5), ALONE, bucket_bytes)
+        assert [len(bucket.parameters) for bucket in exchange.buckets] == sizes
+    assert (BUCKET_BYTES, ALIGNMENT) == (4 * 1024 * 1024, 16)
+
+
+def test_buckets_lie_beside_the_parameters():
+    array = StrictLibrary().asarray(np.ones((3, 5), "float32"))
+    layer = SimpleNamespace(parameters=lambda: iter([parameter]))
+    parameter = SimpleNamespace(data=array, grad=None)
+    exchange = GradientExchange(layer, ALONE)
+    assert type(parameter.grad) is type(array)
+    assert parameter.grad.shape == (3, 5)
+    assert exchange.bytes == 64
 
 
 @pytest.mark.parametrize("ops", ["reference", "numpy"])
@@ -98,6 +129,7 @@ def test_without_leave_to_overlap_all_sums_begin_at_the_end_in_the_same_order():
     )  # fmt: skip
     assert len(ranks.begun) == len(exchange.buckets) + 1
     assert [id(array) for array, _ in ranks.begun[:-1]] == [id(bucket.values) for bucket in exchange.buckets]
+    assert ranks.begun[-1][0].dtype == "float64"
     assert all(len(complete) == len(list(model.parameters())) for _, complete in ranks.begun)
 
 

@@ -15,7 +15,6 @@ from minifocal.errors import InputError
 from minifocal.fused import gpu
 from minifocal.training import fingerprint as module
 from minifocal.training import ranks as ranks_module
-from minifocal.training.distributed import GradientExchange
 from minifocal.training.fingerprint import check_same, digest
 from minifocal.training.ranks import ALONE, LAUNCHED, LAUNCHED_SIZE, MpiRanks, Ranks, RanksError, join_ranks
 from minifocal.training.trainer import TrainingError
@@ -291,15 +290,6 @@ def test_nccl_sums_beside_the_computation_and_what_follows_waits_for_it(monkeypa
     assert ranks._sums.calls == []
     gpu.synchronize()
     assert streams.asked[-1] == "host waits for current"
-
-
-def test_buckets_lie_beside_the_parameters():
-    parameter = SimpleNamespace(data=device_array(np.ones((3, 5), "float32")), grad=None)
-    model = SimpleNamespace(parameters=lambda: iter([parameter]))
-    exchange = GradientExchange(model, ALONE)
-    assert type(parameter.grad) is type(parameter.data)
-    assert parameter.grad.shape == (3, 5)
-    assert exchange.bytes == 64
 
 
 # Who speaks
