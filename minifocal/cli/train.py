@@ -20,7 +20,7 @@ from minifocal.cli.common import (
 )
 from minifocal.cli.live import add_live_argument, live_again, live_view
 from minifocal.cli.progress import PlainLines, ProgressBar
-from minifocal.cli.ranks import check_alike, device_of_rank, launch_command, run_together
+from minifocal.cli.ranks import check_alike, device_of_rank, launch_command, leaving_together, run_in_ranks
 from minifocal.cli.recipes import Network, recipe_for
 from minifocal.cli.resume import resumed_settings
 from minifocal.data import DATASETS, Dataset, Splits, Standardize, load_splits, nearest_neighbour_accuracy
@@ -114,7 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, or go on training, alone or with other ranks; print the accuracy on the test images last."""
-    return run_together(args.command, lambda ranks: _run(args, ranks))
+    return run_in_ranks(args.command, lambda ranks: _run(args, ranks))
 
 
 def _run(args: argparse.Namespace, ranks: Ranks) -> int:
@@ -186,16 +186,17 @@ def _fit(
         if not holds_checkpoint(folder):
             raise
         raise type(error)(f"{error}; the last checkpoint stands, go on with: {resume}") from error
-    if ranks.is_first:
-        draw_curves(trainer.history, folder / CURVES, title=title)
-    if not finished:
-        print(f"stopped and saved; go on with: {resume}")
-        return 128 + (trainer.stopped_by or signal.SIGINT)
-    if args.device != "cpu":
-        print(f"peak memory of the GPU {gpu.pool_bytes() / 2**20:.0f} MiB")
-    if ranks.is_first and len(splits.train) <= BASELINE_IMAGES:
-        print(f"one nearest neighbour {100 * nearest_neighbour_accuracy(splits.train, splits.test):.2f} %")
-    print(f"test accuracy {100 * trainer.evaluate(splits.test).accuracy:.2f} %")
+    with leaving_together(ranks):
+        if ranks.is_first:
+            draw_curves(trainer.history, folder / CURVES, title=title)
+        if not finished:
+            print(f"stopped and saved; go on with: {resume}")
+            return 128 + (trainer.stopped_by or signal.SIGINT)
+        if args.device != "cpu":
+            print(f"peak memory of the GPU {gpu.pool_bytes() / 2**20:.0f} MiB")
+        if ranks.is_first and len(splits.train) <= BASELINE_IMAGES:
+            print(f"one nearest neighbour {100 * nearest_neighbour_accuracy(splits.train, splits.test):.2f} %")
+        print(f"test accuracy {100 * trainer.evaluate(splits.test).accuracy:.2f} %")
     return 0
 
 

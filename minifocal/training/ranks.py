@@ -34,6 +34,10 @@ class RanksError(RuntimeError):
     """The ranks cannot go on together."""
 
 
+class FirstRankError(RanksError):
+    """The first rank failed, and says why itself."""
+
+
 class Sum:
     """A sum over all ranks that is under way."""
 
@@ -49,13 +53,11 @@ class Ranks:
 
     Attributes:
         rank: of this process, from 0. size: how many there are.
-        local_rank, local_size: the same among those of this machine.
         names: of all of them, by rank, for messages.
         overlaps: whether any thread may begin a sum, so that sums run beside the way back.
     """
 
     rank, size = 0, 1
-    local_rank, local_size = 0, 1
     overlaps = False
     names: Sequence[str] = ("the only process",)
 
@@ -69,7 +71,12 @@ class Ranks:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Give what `make` gives in the first rank; where it fails there, raise the same in all."""
+        """Give what `make` gives in the first rank.
+
+        Raises:
+            InputError: it was raised there; in all ranks the same.
+            FirstRankError: in the others, where it was something else.
+        """
         return make()
 
     def gather(self, value: T) -> list[T]:
@@ -91,9 +98,13 @@ class Ranks:
         """Give the sum of host numbers over all ranks."""
         return numbers
 
-    def all_fail(self, grace: float) -> bool:
-        """Tell the others that this rank has failed; give whether all of them say so within some seconds."""
-        return True
+    def all_fail(self, reason: str, grace: float) -> list[str] | None:
+        """Tell the others that this rank has failed, and why.
+
+        Returns:
+            the reasons of all, or None where not all have failed within some seconds.
+        """
+        return [reason]
 
     def abort(self, status: int) -> None:
         """End the whole job at once, with an exit status."""
@@ -159,22 +170,30 @@ class MpiRanks(Ranks):
         self.overlaps = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
         self.names = self.gather(f"rank {self.rank} (process {os.getpid()} on {platform.node()})")
         neighbours = world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank, self.local_size = neighbours.rank, neighbours.size
         # A launcher may have bound each rank to cores of its own already.
         share_cores(neighbours.allgather(affinity()).count(affinity()))
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Give what `make` gives in the first rank; where it fails there, raise the same in all."""
+        """Give what `make` gives in the first rank.
+
+        Raises:
+            InputError: it was raised there; in all ranks the same.
+            FirstRankError: in the others, where it was something else.
+        """
         result, error = None, None
         if self.is_first:
             try:
                 result = make()
             except Exception as caught:
                 error = caught
+        told = None if error is None else (isinstance(error, InputError), str(error))  # some errors cannot be sent
         self._meet()
-        result, error = self._talk.bcast((result, error))
+        result, told = self._talk.bcast((result, told))
         if error is not None:
             raise error
+        if told is not None:
+            of_input, text = told
+            raise InputError(text) if of_input else FirstRankError(text)
         return result
 
     def gather(self, value: T) -> list[T]:
@@ -220,14 +239,19 @@ class MpiRanks(Ranks):
             return _MpiSum(self, array)
         return _StagedSum(self, array)
 
-    def all_fail(self, grace: float) -> bool:
-        """Tell the others that this rank has failed; give whether all of them say so within some seconds."""
+    def all_fail(self, reason: str, grace: float) -> list[str] | None:
+        """Tell the others that this rank has failed, and why.
+
+        Returns:
+            the reasons of all, or None where not all have failed within some seconds.
+        """
         request, end = self._failures.Ibarrier(), time.monotonic() + grace
         while not request.Test():
             if time.monotonic() > end:
-                return False
+                return None
             time.sleep(0.01)
-        return True
+        reasons: list[str] = self._failures.allgather(reason)
+        return reasons
 
     def abort(self, status: int) -> None:
         """End the whole job at once, with an exit status."""

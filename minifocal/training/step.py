@@ -196,9 +196,10 @@ def evaluate(
     if predictions:
         guesses = as_numpy(get_array_module(*predictions).concatenate(predictions))
         np.add.at(confusion, (own_labels, guesses), 1)
-    loss_sum, *counts = ranks.sum(np.array([loss_sum, *confusion.reshape(-1)])).tolist()
-    confusion = np.array(counts).reshape(confusion.shape)
-    return Evaluation(loss_sum / len(dataset), float(confusion.trace() / len(dataset)), confusion.astype(int).tolist())
+    totals = ranks.sum(np.append(confusion, loss_sum))
+    confusion = totals[:-1].reshape(confusion.shape)
+    right = float(confusion.trace())
+    return Evaluation(float(totals[-1]) / len(dataset), right / len(dataset), confusion.astype(int).tolist())
 
 
 def load_batch(

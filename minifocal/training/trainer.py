@@ -56,7 +56,8 @@ class Trainer:
         listener: hears of every step and epoch.
         graph: replay each step in one launch, as StepGraph does; for a small model on a GPU.
         micro_batch: how many images a thread, or a device, computes at a time at most, their gradients added up; None
-            lets the network choose. It changes the memory, and the numbers but for rounding not.
+            lets the network choose. It changes the memory (but not that of what dropout draws, which is drawn for the
+            whole batch), and the numbers by rounding alone.
         ranks: who trains together: as many processes as there are each call this with the same arguments, but for the
             folder, which the first alone has; each computes its part of every batch. The model may be of any seed: all
             begin with the first one's.
@@ -161,6 +162,8 @@ class Trainer:
                 self._save()
                 while not self.finished and not self.ranks.any(self._stop):
                     self._epoch()
+                # Nobody leaves, and is open to signals again, before the first has saved.
+                self.stopped_by = next(filter(None, self.ranks.gather(self.stopped_by)), None)
         finally:
             self.listener.on_end()
         return self.finished
@@ -272,7 +275,8 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress, count = self.progress, len(self.train)
         if self.ranks.size > 1:
-            check_same(self.ranks, {"weights": digest(self.model.state_dict().values())})
+            drifted = "machines of one kind compute alike; the last checkpoint stands"
+            check_same(self.ranks, {"weights": digest(self.model.state_dict().values())}, drifted)
         validation = self.evaluate(self.validation)
         self._check_finite(validation.loss)
         record = {

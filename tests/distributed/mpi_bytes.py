@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from minifocal.cli.ranks import run_together
+from minifocal.cli.ranks import run_in_ranks
 from minifocal.models.focalnet import FocalNet
 from minifocal.training.distributed import GradientExchange, part_of_batch
 from minifocal.training.optim import SGD
@@ -59,4 +59,4 @@ def main(ranks: Ranks) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_together("bytes", main))
+    sys.exit(run_in_ranks("bytes", main))

@@ -2,7 +2,7 @@
 
 import sys
 
-from minifocal.cli.ranks import run_together
+from minifocal.cli.ranks import run_in_ranks
 from minifocal.errors import InputError
 from minifocal.training.ranks import Ranks
 
@@ -25,4 +25,4 @@ def fail() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_together("failing", main))
+    sys.exit(run_in_ranks("failing", main))

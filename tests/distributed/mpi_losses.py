@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from minifocal.cli.ranks import run_together
+from minifocal.cli.ranks import run_in_ranks
 from minifocal.cli.recipes import recipe_for
 from minifocal.data import Standardize, digits_splits
 from minifocal.models.config import MODULATION_NAMES
@@ -55,4 +55,4 @@ def main(ranks: Ranks) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_together("losses", main))
+    sys.exit(run_in_ranks("losses", main))

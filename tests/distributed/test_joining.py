@@ -1,5 +1,6 @@
 """Who joins whom, what is refused then, who speaks when ranks fail; what MPI and NCCL are asked, on stand-ins."""
 
+import signal
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -16,7 +17,16 @@ from minifocal.fused import gpu
 from minifocal.training import fingerprint as module
 from minifocal.training import ranks as ranks_module
 from minifocal.training.fingerprint import check_same, digest
-from minifocal.training.ranks import ALONE, LAUNCHED, LAUNCHED_SIZE, MpiRanks, Ranks, RanksError, join_ranks
+from minifocal.training.ranks import (
+    ALONE,
+    LAUNCHED,
+    LAUNCHED_SIZE,
+    FirstRankError,
+    MpiRanks,
+    Ranks,
+    RanksError,
+    join_ranks,
+)
 from minifocal.training.trainer import TrainingError
 
 
@@ -74,6 +84,24 @@ class Comm:
 
     def Abort(self, status):  # noqa: N802
         raise SystemExit(status)
+
+
+class Other(Comm):
+    """The other rank of the two."""
+
+    rank = 1
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def bcast(self, value):
+        assert value == (None, None)
+        return self.said
+
+
+def fail(error):
+    raise error
 
 
 def mpi(**options):
@@ -182,7 +210,7 @@ def test_cores_are_shared_among_those_that_have_the_same(monkeypatch):
 
 def test_what_ranks_say_goes_through_mpi():
     ranks = MpiRanks(mpi())
-    assert (ranks.rank, ranks.size, ranks.local_size, ranks.overlaps) == (0, 2, 2, True)
+    assert (ranks.rank, ranks.size, ranks.overlaps) == (0, 2, True)
     assert ranks.names[0].startswith("rank 0 (process ")
     assert ranks.any(True)
     assert not ranks.any(False)
@@ -191,7 +219,15 @@ def test_what_ranks_say_goes_through_mpi():
     np.testing.assert_array_equal(numbers, [1.0, 2.5])
     assert ranks.from_first(lambda: "said") == "said"
     with pytest.raises(InputError, match="no"):
-        ranks.from_first(lambda: (_ for _ in ()).throw(InputError("no")))
+        ranks.from_first(lambda: fail(InputError("no")))
+    with pytest.raises(OSError, match="full"):
+        ranks.from_first(lambda: fail(OSError("full")))
+    other = MpiRanks(mpi(comm=Other((None, (True, "no such folder")))))
+    with pytest.raises(InputError, match="no such folder"):
+        other.from_first(lambda: fail(AssertionError("not asked")))
+    other = MpiRanks(mpi(comm=Other((None, (False, "a bug")))))
+    with pytest.raises(FirstRankError, match="a bug"):
+        other.from_first(lambda: None)
     assert not MpiRanks(mpi(Query_thread=lambda: 1)).overlaps
     with pytest.raises(SystemExit):
         ranks.abort(3)
@@ -202,9 +238,9 @@ def test_who_waits_too_long_gives_up():
     ranks.patience = 0.0
     with pytest.raises(RanksError, match="waited 0 s for the other ranks; is one of them stopped"):
         ranks.wait(Request(never=True))
-    assert ranks.all_fail(1.0)
+    assert ranks.all_fail("why", 1.0) == ["why", "why"]
     ranks._failures.never = True
-    assert not ranks.all_fail(0.02)
+    assert ranks.all_fail("why", 0.02) is None
 
 
 def device_array(values):
@@ -298,13 +334,14 @@ def test_nccl_sums_beside_the_computation_and_what_follows_waits_for_it(monkeypa
 class Failing(Ranks):
     """One of three ranks, whose others fail too, or do not."""
 
-    def __init__(self, rank, together):
-        self.rank, self.size, self.together = rank, 3, together
+    def __init__(self, rank, together, first=None):
+        self.rank, self.size, self.together, self.first = rank, 3, together, first
         self.names = [f"rank {number}" for number in range(3)]
-        self.aborted = None
+        self.aborted, self.met = None, 0
 
-    def all_fail(self, grace):
-        return self.together
+    def all_fail(self, reason, grace):
+        self.met += 1
+        return [self.first or reason, reason, reason] if self.together else None
 
     def abort(self, status):
         self.aborted = status
@@ -332,38 +369,74 @@ def test_the_first_rank_speaks_for_all_and_each_for_itself(error, said, status, 
         print("heard")
         raise error
 
-    assert cli_ranks.run_together("train", body) == status == failure(error)[1]
+    assert cli_ranks.run_in_ranks("train", body) == status == failure(error)[1]
     out, err = capsys.readouterr()
     assert out == ("heard\n" if rank == 0 else "")
     alone = f"minifocal train: rank {rank} failed, the job ends: {said}\n"
     assert err == (alone if not all_fail else f"minifocal train: {said}\n" if rank == 0 else "")
     assert ranks.aborted == (None if all_fail and isinstance(error, InputError) else status)
+    assert ranks.met == (2 if all_fail else 1)  # those that say nothing wait for those that do
+
+
+def test_another_reason_than_the_first_ranks_is_said_too(monkeypatch, capsys):
+    for error, said in (
+        (MemoryError("7 GiB"), "minifocal train: rank 2: not enough memory: 7 GiB; make"),
+        (FirstRankError("No space left"), ""),
+    ):
+        monkeypatch.setattr(cli_ranks, "join_ranks", lambda: Failing(2, True, "no such folder"))
+        cli_ranks.run_in_ranks("train", lambda ranks, error=error: fail(error))
+        err = capsys.readouterr().err
+        assert err.startswith(said)
+        assert err.count("\n") == (1 if said else 0)
+
+
+def test_what_other_ranks_print_may_be_any_text(monkeypatch):
+    monkeypatch.setattr(cli_ranks, "join_ranks", lambda: Failing(1, False))
+    assert cli_ranks.run_in_ranks("train", lambda ranks: print("x\udcff", "Ä") or 0) == 0
+
+
+def test_a_late_signal_ends_nobody_while_all_leave():
+    ranks, met = Failing(1, True), []
+    ranks.any = lambda flag: met.append(flag) or flag
+    before = signal.getsignal(signal.SIGTERM)
+    with cli_ranks.leaving_together(ranks):
+        signal.raise_signal(signal.SIGTERM)
+        assert met == []
+    assert met == [False]
+    assert signal.getsignal(signal.SIGTERM) is before
+    with cli_ranks.leaving_together(ALONE):
+        assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_bug_is_told_with_its_traceback(monkeypatch, capsys):
     monkeypatch.setattr(cli_ranks, "join_ranks", lambda: Failing(1, False))
-    assert cli_ranks.run_together("train", lambda ranks: 1 // 0) == 1
+    assert cli_ranks.run_in_ranks("train", lambda ranks: 1 // 0) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert failure(ZeroDivisionError()) is None
 
 
 def test_one_alone_is_left_alone(monkeypatch):
     monkeypatch.setattr(cli_ranks, "join_ranks", lambda: ALONE)
-    assert cli_ranks.run_together("train", lambda ranks: 7) == 7
+    assert cli_ranks.run_in_ranks("train", lambda ranks: 7) == 7
     with pytest.raises(KeyError):
-        cli_ranks.run_together("train", lambda ranks: {}["missing"])
+        cli_ranks.run_in_ranks("train", lambda ranks: {}["missing"])
     assert cli_ranks.launch_command(ALONE) == ""
     assert cli_ranks.launch_command(Failing(0, True)) == "mpiexec -n 3 "
 
 
-def test_each_rank_of_a_machine_has_a_device_of_its_own():
+def test_each_rank_of_a_machine_has_a_device_of_its_own(monkeypatch):
     assert cli_ranks.device_of_rank("cuda:1", ALONE) == "cuda:1"
-    ranks = Failing(1, True)
-    ranks.local_size, ranks.local_rank = 2, 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(cli_ranks.platform, "node", lambda: "a")
+    ranks = Failing(2, True)
+    ranks.gather = lambda seen: [("b", "0,1"), ("a", "0,1"), seen, ("a", "0,1")]
     assert cli_ranks.device_of_rank("cpu", ranks) == "cpu"
     assert cli_ranks.device_of_rank("cuda", ranks) == "cuda:1"
-    with pytest.raises(InputError, match="2 ranks on this machine cannot share cuda:0: give --device cuda"):
+    with pytest.raises(InputError, match="3 ranks of a machine cannot share cuda:0: give --device cuda"):
         cli_ranks.device_of_rank("cuda:0", ranks)
+    ranks.gather = lambda seen: [("b", "0,1"), ("a", "1"), seen]
+    assert cli_ranks.device_of_rank("cuda", ranks) == "cuda:0"
+    assert cli_ranks.device_of_rank("cuda:1", ranks) == "cuda:1"
 
 
 def test_options_that_differ_are_named():
@@ -371,7 +444,7 @@ def test_options_that_differ_are_named():
         options = SimpleNamespace(run=object(), micro_batch=ranks.rank, seed=3)
         cli_ranks.check_alike(options, ranks)
 
-    with pytest.raises(InputError, match=r"rank 1 and 1 more: the values of --micro-batch differ .* \(1, there 0\)"):
+    with pytest.raises(InputError, match=r"rank 1 and 1 more: the values of --micro-batch differ .* \(1; rank 0: 0\)"):
         together(3, check)
 
 
@@ -405,6 +478,6 @@ def test_what_a_rank_lacks_is_named_too():
     def check(ranks):
         check_same(ranks, {"code": "x" * 40, **({"data": "y"} if ranks.is_first else {})})
 
-    with pytest.raises(InputError, match=r"rank 1: data differ from those of rank 0 \(nothing, there y\)"):
+    with pytest.raises(InputError, match=r"rank 1: data differ from rank 0's \(nothing; rank 0: y\)"):
         together(2, check)
     check_same(ALONE, {"code": "x"})

@@ -141,7 +141,7 @@ def test_ranks_with_other_options_are_refused(tmp_path):
     done = run(several([*words, "--seed", "1"], [*words, "--seed", "2"]), tmp_path)
     assert done.returncode == 2
     assert re.search(
-        r"minifocal train: rank 1 .*: the values of --seed differ from those of rank 0 \(2, there 1\)", done.stderr
+        r"minifocal train: rank 1 .*: the values of --seed differ from rank 0's \(2; rank 0: 1\)", done.stderr
     )
     assert not (tmp_path / "run").exists()
 

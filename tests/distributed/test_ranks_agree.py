@@ -1,5 +1,7 @@
 """Training on any number of ranks comes to the same: in threads here, under MPI in `test_mpi`."""
 
+import time
+
 import numpy as np
 import pytest
 from small_runs import BATCH, images, make_trainer, network, train
@@ -162,6 +164,40 @@ def test_a_run_goes_on_with_other_ranks_as_if_nothing_had_been(tmp_path):
     assert len(losses[0]) == len(straight.history) == 5
 
 
+def test_nobody_leaves_before_the_first_has_saved(tmp_path):
+    """A signal that comes to all would end those that have left, and with them the job, in the middle of a file."""
+    left = []
+
+    def run(ranks):
+        run = make_trainer(network(), ranks, tmp_path if ranks.is_first else None, **SHORT)
+        save = run._save
+
+        def slowly(name="last.safetensors"):
+            assert not left
+            save(name)
+            time.sleep(0.05)
+            assert not left
+
+        run._save = slowly
+        run.fit()
+        left.append(ranks.rank)
+        return run.stopped_by
+
+    assert together(2, run) == [None, None]
+    assert sorted(left) == [0, 1]
+
+
+def test_all_are_told_the_signal_that_came_to_one():
+    def run(ranks):
+        run = make_trainer(network(), ranks, **SHORT)
+        if ranks.rank == 2:
+            run.listener.on_start = lambda trainer: run._ask_to_stop(15)
+        assert not run.fit()
+        return run.stopped_by
+
+    assert together(3, run) == [15, 15, 15]
+
+
 def test_ranks_that_train_something_else_are_refused():
     def different(ranks, **changes):
         changes = changes if ranks.rank == 2 else {}
@@ -172,7 +208,7 @@ def test_ranks_that_train_something_else_are_refused():
         ({"modulation": "box_mean"}, "network"),
         ({"images_to_train": 102}, "training images"),
     ):
-        with pytest.raises(mf.InputError, match=f"rank 2: {what} differ from those of rank 0"):
+        with pytest.raises(mf.InputError, match=f"rank 2: {what} differ from rank 0's .*; install and copy the same"):
             together(3, lambda ranks, changes=changes: different(ranks, **changes))
 
 
@@ -184,7 +220,7 @@ def test_weights_that_drift_apart_end_the_run(monkeypatch):
             run.optimizer.step = lambda skip: (right(skip), run.model.head.bias.data.__iadd__(1e-7))
         run.fit()
 
-    with pytest.raises(mf.InputError, match="rank 1: weights differ"):
+    with pytest.raises(mf.InputError, match=r"rank 1: weights differ from rank 0's .*machines of one kind"):
         together(2, drift)
 
 

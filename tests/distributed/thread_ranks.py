@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minifocal.errors import InputError
 from minifocal.training.ranks import Ranks, Sum
 
 PATIENCE = 60.0  # seconds, after which a test has failed: the ranks wait for each other
@@ -61,7 +62,7 @@ class ThreadRanks(Ranks):
         if self.is_first:
             try:
                 result = make()
-            except Exception as caught:
+            except InputError as caught:
                 error = caught
         said, error = self.gather((result, error))[0]
         if error is not None:
