@@ -1,10 +1,12 @@
 """Measuring several functions in turns, so that whatever slows the machine down for a while slows all of them."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from minifocal.errors import InputError
+
+T = TypeVar("T")
 
 MIN_ROUNDS, DEFAULT_ROUNDS = 3, 9
 WARM_UPS = 2  # calls of each that are not counted: memory is mapped, code compiled
@@ -21,6 +23,12 @@ def on_the_clock(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def in_turn(things: Sequence[T], number: int) -> list[T]:
+    """Give the order in which things are measured in a round: each round starts with another one."""
+    first = number % len(things)
+    return [*things[first:], *things[:first]]
 
 
 def interleave(
@@ -42,8 +50,7 @@ def interleave(
     names = list(runs)
     samples: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-WARM_UPS, rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in in_turn(names, number):
             elapsed = clock(runs[name])
             if number >= 0:
                 samples[name].append(elapsed)

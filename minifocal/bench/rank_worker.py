@@ -21,7 +21,7 @@ from minifocal.training.optim import SGD
 from minifocal.training.ranks import Ranks, join_ranks
 from minifocal.training.step import train_step
 
-WARM_UPS = 3  # calls that are not counted: code is compiled, memory mapped
+WARM_UPS = 2  # calls that are not counted: code is compiled, memory mapped
 FEWEST, MOST = 3, 200  # calls that are
 SMALL = 16  # times smaller are the arrays that are summed as well, to tell bandwidth and latency apart
 
@@ -95,6 +95,7 @@ def main(arguments: Sequence[str]) -> None:
         traceback.print_exc()
         sys.stderr.flush()
         ranks.abort(1)
+        sys.exit(1)  # some launchers take a moment to end it
     if ranks.is_first:
         sys.stdout.write(json.dumps(found) + "\n")
 

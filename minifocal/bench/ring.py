@@ -1,7 +1,7 @@
 """How long a step on several ranks takes, worked out: what each rank computes, and what of the exchange is not hidden.
 
 A ring sums an array over n ranks in 2(n - 1) rounds: the array is cut into n pieces, and in every round each rank sends
-one piece to its neighbour. In the first n - 1 rounds the pieces grow to sums, in the others the sums go round. So a rank
+one piece to its neighbour. In the first n - 1 rounds the pieces grow to sums, in the others the sums go round. So each
 sends 2(n - 1)/n of the array, hardly more with many ranks than with few; what grows with them is the number of rounds.
 """
 
@@ -128,5 +128,5 @@ def strong_efficiency(ranks: int, compute: float, gradients: Gradients, link: Li
 
 
 def first_below(efficiency: Callable[[int], float], floor: float = 0.5) -> int | None:
-    """Give the smallest number of ranks, up to MOST_RANKS, with which an efficiency is below a floor, if there is one."""
+    """Give the smallest number of ranks with which an efficiency is below a floor, or None up to MOST_RANKS."""
     return next((ranks for ranks in range(1, MOST_RANKS + 1) if efficiency(ranks) < floor), None)

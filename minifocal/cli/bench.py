@@ -14,7 +14,7 @@ from minifocal.bench.measure import DEFAULT_ROUNDS, MIN_ROUNDS, WARM_UPS, NotMea
 from minifocal.bench.processes import in_new_process, peak_memory, start_up
 from minifocal.bench.profile import WAYS, profile
 from minifocal.bench.workloads import GPU_DEFAULT_MODES, GPU_MODES, MODES, WORKLOADS, Workload
-from minifocal.cli import bench_gpu
+from minifocal.cli import bench_gpu, bench_ranks
 from minifocal.cli.common import add_device_argument, progress_bar, table
 from minifocal.errors import InputError, check_integer
 from minifocal.functional.precision import PRECISIONS
@@ -36,6 +36,7 @@ USED = {
     "profile": ("workload", "ops", "threads"),
     "check": ("workload", "ops", "threads"),
     "scaling": ("ops", "rounds", "threads", "json", "picture"),
+    "ranks": ("workload", "ops", "rounds", "json", "picture"),
     "kernels": ("json",),
 }
 OPTIONS = tuple(dict.fromkeys(name for names in USED.values() for name in names))
@@ -77,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     instead.add_argument("--profile", action="store_true", help="show where the time goes, by operation")
     instead.add_argument("--check", action="store_true", help="compare loss and gradients with the reference's")
     instead.add_argument("--scaling", action="store_true", help="show how cost grows with images and pixels")
+    instead.add_argument(
+        "--ranks", type=int, nargs="+", metavar="N", help="train on so many ranks under MPI, beside one process"
+    )
     instead.add_argument("--kernels", action="store_true", help="measure a GPU's kernels against a copy")
 
 
@@ -100,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
     if kind == "gpu":
         return bench_gpu.compare(workloads, args, torch=bool(_peers(args.against)))
     args.rounds = DEFAULT_ROUNDS if args.rounds is None else args.rounds
+    if kind == "ranks":
+        args.ops = args.ops or ["auto"]
     args.ops = list(dict.fromkeys(get_ops(name, args.device).name for name in args.ops or list_ops(args.device)))
     args.mode = list(dict.fromkeys(args.mode or MODES))
     if kind == "check":
@@ -108,18 +114,20 @@ def run(args: argparse.Namespace) -> int:
         return _profile(workloads, args.ops)
     if kind == "scaling":
         return _scaling(args)
+    if kind == "ranks":
+        return bench_ranks.compare(workloads, args)
     return _compare(workloads, args)
 
 
 def _kind(args: argparse.Namespace) -> str:
     """Name the way to measure, and refuse options that it makes no use of."""
     on_cpu = args.device == "cpu"
-    chosen = [name for name in ("profile", "check", "scaling", "kernels") if getattr(args, name)]
+    chosen = [name for name in ("profile", "check", "scaling", "ranks", "kernels") if getattr(args, name)]
     kind = chosen[0] if chosen else "cpu" if on_cpu else "gpu"
     way = f"--{kind}" if chosen else f"--device {args.device}"
     if kind == "kernels" and on_cpu:
         raise InputError("--kernels measures a GPU; add --device cuda")
-    if kind in ("profile", "scaling") and not on_cpu:
+    if kind in ("profile", "scaling", "ranks") and not on_cpu:
         raise InputError(f"{way} measures the CPU; leave --device out")
     if on_cpu and "infer" in (args.mode or ()):
         raise InputError(f"mode infer is for a GPU; on the CPU choose {', '.join(MODES)}")

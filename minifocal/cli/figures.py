@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minifocal.bench import report, scaling
+from minifocal.bench import rank_results, report, scaling
 from minifocal.cli.common import progress_bar, split_validation
 from minifocal.cli.recipes import recipe_for
 from minifocal.data import digits_splits, shapes_splits
@@ -21,6 +21,7 @@ from minifocal.training.train_config import TrainConfig
 from minifocal.viz import records, run_pictures, step_pictures, training_pictures, watched_run
 from minifocal.viz.block_picture import draw_block
 from minifocal.viz.pictures import draw_architecture
+from minifocal.viz.rank_pictures import draw_ranks
 from minifocal.viz.speed_pictures import draw_scaling, draw_speeds
 
 HELP = "draw the pictures of the README again, or measure them again first"
@@ -84,6 +85,7 @@ FIGURES = {
     ),
     "bench": Figure(lambda read, path: draw_speeds(read[0], read[1], path), PNG, "bench.json", report.speeds),
     "scaling": Figure(draw_scaling, PNG, "scaling.json", scaling.scaling_series),
+    "ranks": Figure(lambda read, path: draw_ranks(read[0], read[1], path), PNG, "ranks.json", rank_results.read_series),
 }
 """Every picture in figures/, by name."""
 
@@ -126,6 +128,8 @@ MEASURED = {
 ELSEWHERE = {
     "bench.json": "minifocal bench --workload all --json figures/bench.json",
     "scaling.json": "minifocal bench --scaling --ops numba --json figures/scaling.json",
+    "ranks.json": "minifocal bench --ranks 1 2 4 --workload small tiny_srf --ops numba numpy --rounds 5 "
+    "--json figures/ranks.json",
     "../tutorials/data/ablation.json": "python tutorials/10_three_modulations.py and LONG = True in it",
 }
 """The other records, and what writes them."""

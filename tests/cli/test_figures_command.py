@@ -111,7 +111,7 @@ def test_without_numbers_only_models_are_drawn(tmp_path, capsys):
     assert [Path(line).name for line in captured.out.splitlines()] == expected
     assert captured.err == (
         "minifocal figures: not drawn, for want of numbers: gradcheck, receptive_fields, gates, training, ablation, "
-        "bench, scaling; name one to see what writes them\n"
+        "bench, scaling, ranks; name one to see what writes them\n"
     )
 
 
