@@ -1,9 +1,15 @@
 """The model of steps on several ranks beside numbers worked out by hand, and beside a ring played through."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
-from minifocal.bench import ring
+from minifocal.bench import rank_results, ring
 from minifocal.bench.ring import Gradients, Link
+
+ROOT = Path(__file__).parents[2]
 
 HUNDRED = Gradients(bytes=100, sums=5)
 TEN_A_SECOND = Link(bandwidth=10.0, latency=0.5)
@@ -94,3 +100,29 @@ def test_the_first_number_of_ranks_below_a_half():
     assert ring.first_below(lambda ranks: 1 / ranks) == 3
     assert ring.first_below(lambda ranks: 10 / (9 + ranks)) == 12
     assert ring.first_below(lambda ranks: 0.5) is None
+
+
+def test_the_table_of_the_readme_is_what_was_measured():
+    series = json.loads((ROOT / "figures" / "ranks.json").read_text(encoding="utf-8"))["series"]
+    table = re.findall(r"^\| (\w+), (\w+) \|(.*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = {(workload, ops): [cell.strip() for cell in cells.split("|")] for workload, ops, cells in table}
+    assert len(shown) == len(series) == 4
+    for line in series:
+        assert line["ranks"] == [1, 2, 4]
+        pairs = zip(line["speed"], line["predicted"], strict=True)
+        one, *others = ((f"{speed:.2f}", f"{predicted:.2f}") for speed, predicted in pairs)
+        expected = [one[0], *(cell for pair in others for cell in pair)]
+        assert shown[line["workload"], line["ops"]] == expected
+
+
+def test_what_the_readme_says_of_machines_on_paper_follows_from_what_was_measured():
+    results = json.loads((ROOT / "figures" / "ranks.json").read_text(encoding="utf-8"))
+    _, curves = rank_results.read_series(results)
+    half = {(c["workload"], c["network"]): c["half"] for c in curves if c["ops"] == "numba" and not c["weak"]}
+    assert all(curve["half"] is None for curve in curves if curve["weak"])
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    slow, fast = "10 Gbit/s", "100 Gbit/s"
+    assert (
+        f"`small` falls below half from {half['small', slow]:,} machines on and `tiny_srf` from "
+        f"{half['tiny_srf', slow]:,} ({half['small', fast]:,} and {half['tiny_srf', fast]:,} over {fast})"
+    ) in text
