@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from minifocal.bench import rank_results, ring
+from minifocal.bench import rank_jobs, rank_results, ring
 from minifocal.bench.ring import Gradients, Link
+from minifocal.cli import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,3 +127,15 @@ def test_what_the_readme_says_of_machines_on_paper_follows_from_what_was_measure
         f"`small` falls below half from {half['small', slow]:,} machines on and `tiny_srf` from "
         f"{half['tiny_srf', slow]:,} ({half['small', fast]:,} and {half['tiny_srf', fast]:,} over {fast})"
     ) in text
+
+
+def test_one_rank_alone_is_measured_and_nothing_follows_on_paper(monkeypatch, capsys):
+    told = {rank_jobs.ONE_PROCESS: 2.0, rank_jobs.Job(1): 4.0}
+    monkeypatch.setattr(rank_jobs, "find_mpiexec", lambda: "mpiexec")
+    monkeypatch.setattr(
+        rank_jobs, "time_jobs", lambda jobs, *_: {job: [{"step": told[job], "compute": {}}] * 3 for job in jobs}
+    )
+    assert main(["bench", "--ranks", "1", "--rounds", "3", "--ops", "numpy"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^small +numpy +1 rank +0\.50 +1\.00$", out, re.MULTILINE)
+    assert "on paper" not in out

@@ -172,6 +172,12 @@ def test_the_doctor_says_what_is_missing_of_mpi(monkeypatch):
     assert doctor._mpi().startswith('not in use: mpi4py is not installed; install "minifocal[mpi]"')
 
 
+def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(doctor, "get_ops", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+
+
 def test_a_map_of_zeros_has_no_largest_place():
     values = np.zeros((3, 4))
     assert _largest(values) == "zero everywhere"

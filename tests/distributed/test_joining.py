@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from thread_ranks import together
 
 from minifocal import threads
 from minifocal.cli import ranks as cli_ranks
+from minifocal.cli import train
 from minifocal.cli.common import failure
 from minifocal.errors import InputError
 from minifocal.fused import gpu
@@ -446,6 +448,36 @@ def test_options_that_differ_are_named():
 
     with pytest.raises(InputError, match=r"rank 1 and 1 more: the values of --micro-batch differ .* \(1; rank 0: 0\)"):
         together(3, check)
+
+
+def test_an_interrupt_of_several_ranks_is_told_and_goes_on_to_the_end_of_the_job(tmp_path, capsys):
+    """It ends in `run_in_ranks`, which ends the others."""
+    execution = {"device": "cpu", "ops": "numpy", "precision": "float32", "micro_batch": 8}
+    args = SimpleNamespace(**execution, live=None, recompute_levels=False, graph=False, check_finite=False)
+    for ranks, before in ((Failing(0, True), "mpiexec -n 3 "), (ALONE, "")):
+        trainer = SimpleNamespace(ranks=ranks, fit=lambda: fail(KeyboardInterrupt()))
+        given = args, trainer, None, tmp_path, "", lambda trainer: nullcontext()
+        if ranks is ALONE:
+            assert train._fit(*given) == 130
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                train._fit(*given)
+        command = f"{before}minifocal train --resume --out {tmp_path} --ops numpy --micro-batch 8"
+        assert capsys.readouterr().out == f"stopped at once; the last checkpoint stands, go on with: {command}\n"
+
+
+def test_one_alone_fails_alone(monkeypatch):
+    assert ALONE.all_fail("why", 1.0) == ["why"]
+    monkeypatch.setattr(ranks_module.os, "_exit", lambda status: fail(SystemExit(status)))
+    with pytest.raises(SystemExit):
+        ALONE.abort(3)
+
+
+def test_where_the_system_tells_no_cores_of_a_process_it_has_all(monkeypatch):
+    monkeypatch.delattr(threads.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 5)
+    assert threads.affinity() == frozenset(range(5))
+    assert threads.core_count() == 5
 
 
 # Fingerprints

@@ -96,9 +96,14 @@ def make(case: Case, op: Op, dtype: str, layout: str = "in order", writeable: bo
 
 
 def go(forward: Any, backward: Any, inputs: tuple, upstream: tuple) -> tuple:
-    """Give the outputs, the cache and the gradients of a call."""
-    *outputs, cache = forward(*inputs)
-    return outputs, cache, backward(*upstream, cache)
+    """Give the outputs, the cache and the gradients of a call.
+
+    A BLAS has been seen to raise, once in many runs, the flag of an invalid operation in a product of finite numbers.
+    The flag counts for nothing here: what comes out is compared.
+    """
+    with np.errstate(invalid="ignore"):
+        *outputs, cache = forward(*inputs)
+        return outputs, cache, backward(*upstream, cache)
 
 
 def check_twins(
