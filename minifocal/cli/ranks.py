@@ -47,7 +47,7 @@ def _end(command: str, ranks: Ranks, error: BaseException) -> int:
         _say(f"minifocal {command}: {ranks.names[ranks.rank]} failed, the job ends: {reason}")
     elif ranks.is_first:
         _say(f"minifocal {command}: {reason}")
-    elif reason != reasons[0] and not isinstance(error, FirstRankError):
+    elif not reasons[0].startswith(reason) and not isinstance(error, FirstRankError):  # it may know what to do as well
         _say(f"minifocal {command}: {ranks.names[ranks.rank]}: {reason}")
     if reasons is not None:
         ranks.all_fail(reason, GRACE)  # all have said it

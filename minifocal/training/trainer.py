@@ -275,8 +275,8 @@ class Trainer:
     def _end_epoch(self) -> None:
         progress, count = self.progress, len(self.train)
         if self.ranks.size > 1:
-            drifted = "machines of one kind compute alike; the last checkpoint stands"
-            check_same(self.ranks, {"weights": digest(self.model.state_dict().values())}, drifted)
+            weights = {"weights": digest(self.model.state_dict().values())}
+            check_same(self.ranks, weights, "machines of one kind compute alike")
         validation = self.evaluate(self.validation)
         self._check_finite(validation.loss)
         record = {

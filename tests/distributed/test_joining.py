@@ -384,6 +384,7 @@ def test_another_reason_than_the_first_ranks_is_said_too(monkeypatch, capsys):
     for error, said in (
         (MemoryError("7 GiB"), "minifocal train: rank 2: not enough memory: 7 GiB; make"),
         (FirstRankError("No space left"), ""),
+        (InputError("no such"), ""),  # the first one says more of the same
     ):
         monkeypatch.setattr(cli_ranks, "join_ranks", lambda: Failing(2, True, "no such folder"))
         cli_ranks.run_in_ranks("train", lambda ranks, error=error: fail(error))
